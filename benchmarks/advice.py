@@ -328,8 +328,8 @@ def summary(checked: Sequence[Checked]) -> list[dict[str, Any]]:
     ]
 
 
-def shown(checked: Sequence[Checked], without: Sequence[str] = ()) -> str:
-    """Tables in Markdown: every prediction, but of the methods `without`; then the summary."""
+def shown(checked: Sequence[Checked], listed: Sequence[Checked] | None = None) -> str:
+    """Tables in Markdown: each prediction that is `listed`, or all; then the summary of all."""
     each = ("set", "method", "split", "seed", "keep", "HR@10 %, predicted", "90%", "half-width")
     lines = _head(*each, "truth", "inside", "cost of the runs")
     lines += [
@@ -346,8 +346,7 @@ def shown(checked: Sequence[Checked], without: Sequence[str] = ()) -> str:
             "yes" if one.inside else "no",
             _percent(one.cost),
         )
-        for one in checked
-        if one.method not in without
+        for one in (checked if listed is None else listed)
     ]
     counted = ("split", "method", "pairs of set and share", "predictions", "truth inside")
     lines += ["", *_head(*counted, "half-width, median and largest", "largest cost")]
@@ -379,10 +378,16 @@ def _percent(fraction: float | None) -> str:
 
 
 def recorded_tables(content: Mapping[str, Any]) -> dict[str, str]:
-    """The tables of docs/advice.md, of what ``--out`` wrote."""
+    """The tables of docs/advice.md, of what ``--out`` wrote: methods with tables one by one.
+
+    Where validation was checked, on which `advise` itself goes by, the predictions of test are in
+    the summary alone.
+    """
     names = [field.name for field in fields(Checked)]
     checked = [Checked(**{name: one[name] for name in names}) for one in content["predictions"]]
-    return {"advice": shown(checked, without=["random"])}
+    with_tables = [one for one in checked if one.method != "random"]
+    validated = [one for one in with_tables if one.split == "validation"]
+    return {"advice": shown(checked, validated or with_tables)}
 
 
 DOCS = Measured(file="advice", marks={"advice": "docs/advice.md"}, tables=recorded_tables)
