@@ -247,18 +247,6 @@ class Predictor(Contents):
         bundle = self.bundle
         return put_beside(bundle, self.beside.after(changes, bundle.items))
 
-    @property
-    def now(self) -> Predictor:
-        """The predictor with the items that a service has put beside the bundle by now."""
-        found: Predictor | None = self.live.now
-        return self if found is None else found
-
-    @property
-    def bundle(self) -> Predictor:
-        """The predictor of the bundle alone, without the items that were put beside it."""
-        found: Predictor | None = self.base
-        return self if found is None else found
-
     def similar_items(
         self,
         item_ids: Sequence[Any] | NDArray[Any],
@@ -337,11 +325,6 @@ class Predictor(Contents):
         only = condition_of(wanted, self.attributes, len(self.items)) if wanted else None
         return only, rules.read(places, self.attributes, len(self.items))
 
-    @property
-    def reads_sessions(self) -> bool:
-        """Whether the history of a request changes what a known user is recommended."""
-        return self.requests is not None and self.requests.history_length > 0
-
     def forms_vectors(self, user_ids: Sequence[Any] | NDArray[Any]) -> bool:
         """Whether a program forms vectors of these users, though they tell nothing when they ask.
 
@@ -357,11 +340,6 @@ class Predictor(Contents):
             return False
         keys = keys_of(self.users, user_ids, self.users.rows(user_ids))
         return self.events.of(keys) is not None
-
-    @property
-    def n_taken(self) -> int:
-        """How many of the bundle's items somebody took: those with the rows below it."""
-        return len(self.bundle.items) - self.untaken
 
     @cached_property
     def directions(self) -> ItemVectors | AlteredItems:
