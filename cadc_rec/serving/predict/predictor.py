@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -22,23 +21,17 @@ from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.answers import Recommendations, Source
 from cadc_rec.serving.predict.attributes import Attributes
-from cadc_rec.serving.predict.choosing import Choice, Ids, Popularity, Search
+from cadc_rec.serving.predict.choosing import Choice, Ids, Search
 from cadc_rec.serving.predict.conditions import Every, with_few
-from cadc_rec.serving.predict.contents import Contents
 from cadc_rec.serving.predict.events import Counted, Event, Outcome, keys_of, placed
 from cadc_rec.serving.predict.filters import Filter, condition_of
+from cadc_rec.serving.predict.item_search import SearchedContents
 from cadc_rec.serving.predict.listed import scores_at
 from cadc_rec.serving.predict.new_items import ItemChanges, ItemsBeside, PutItem, read_changes
 from cadc_rec.serving.predict.put_beside import put_beside
 from cadc_rec.serving.predict.query_vectors import AskingUsers
-from cadc_rec.serving.predict.retrieval import (
-    AlteredItems,
-    AndAltered,
-    AndOthers,
-    Retrieval,
-)
 from cadc_rec.serving.predict.rules import NO_RULES, Rules, chosen
-from cadc_rec.serving.predict.top_k import Floats, ItemVectors, NotCandidates
+from cadc_rec.serving.predict.top_k import Floats, NotCandidates
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -46,7 +39,7 @@ if TYPE_CHECKING:
 HistoryMode = Literal["append", "replace"]
 
 
-class Predictor(Contents):
+class Predictor(SearchedContents):
     """Answers for users, from a bundle's contents, which are kept in memory."""
 
     @classmethod
@@ -320,39 +313,6 @@ class Predictor(Contents):
         keys = keys_of(self.users, user_ids, self.users.rows(user_ids))
         return self.events.of(keys) is not None
 
-    @cached_property
-    def directions(self) -> ItemVectors | AlteredItems:
-        """The item vectors at length one, made at the first call."""
-        if isinstance(self.item_vectors, AlteredItems):
-            altered = self.item_vectors.altered
-            first = self.bundle.directions
-            assert isinstance(first, ItemVectors)
-            few = ItemVectors(_at_length_one(altered.items.vectors))
-            return AlteredItems(first, replace(altered, items=few))
-        return ItemVectors(_at_length_one(self.item_vectors.vectors))
-
-    @cached_property
-    def _every_item(self) -> Retrieval:
-        """Finds the best of all items, also of those that nobody took yet."""
-        if isinstance(self.item_vectors, AlteredItems):
-            bundle, altered = self.bundle, self.item_vectors.altered
-            return AndAltered(bundle._every_item, len(bundle.items), altered)
-        if isinstance(self.retrieval, ItemVectors):
-            return self.item_vectors
-        return AndOthers(self.retrieval, self.n_taken, self.item_vectors)
-
-    @cached_property
-    def _popular(self) -> Popularity:
-        if self.base is not None:
-            return replace(self.bundle._popular, added=len(self.beside.behind))
-        order = np.argsort(-self.popularity, kind="stable")
-        return Popularity(order, self.popularity, self.n_taken)
-
-    @cached_property
-    def _popular_of_every(self) -> Popularity:
-        """The same, also of items that nobody took yet."""
-        return replace(self._popular, ranked=len(self.popularity))
-
     def _check_k(self, k: int) -> None:
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
             raise CadcError(f"k is a whole number; got {k!r:.80}.")
@@ -360,12 +320,6 @@ class Predictor(Contents):
             raise CadcError(
                 f"k = {k} is not between 1 and the catalogue's {len(self.items)} items."
             )
-
-
-def _at_length_one(vectors: Any) -> Floats:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: Floats = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return found
 
 
 def _nothing_of(users: int) -> UserItems:

@@ -179,8 +179,7 @@ class AskingUsers:
             theirs = padded(self._read_of(newcomers), self.contents.history_length)
             asked = () if codes is None else (codes[newcomers],)
             found[newcomers] = self.contents.newcomers(theirs, *asked)
-        described = np.flatnonzero(self.sources == Source.ATTRIBUTES)
-        if len(described):
+        if self.told and len(described := np.flatnonzero(self.sources == Source.ATTRIBUTES)):
             assert self.contents.user_attributes is not None
             found[described] = self.contents.user_attributes.vectors(
                 self.told, described.tolist(), self._read_of(described)
