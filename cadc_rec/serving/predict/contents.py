@@ -7,7 +7,7 @@ they do not fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -15,7 +15,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cadc_rec.data.request_codes import Codes
 from cadc_rec.data.transition_lists import ListedScores, TransitionLists
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
@@ -29,7 +28,7 @@ from cadc_rec.serving.predict.events import LiveEvents
 from cadc_rec.serving.predict.ids import IdMap
 from cadc_rec.serving.predict.new_items import NOTHING, ItemsBeside, NewItemsOfBundle
 from cadc_rec.serving.predict.recent import RecentState
-from cadc_rec.serving.predict.requests import Requests
+from cadc_rec.serving.predict.requests import Newcomers, Requests, newcomers_of
 from cadc_rec.serving.predict.retrieval import AlteredItems, IndexSearch, Retrieval
 from cadc_rec.serving.predict.texts import Texts
 from cadc_rec.serving.predict.top_k import Floats, ItemVectors, load_ahead
@@ -48,11 +47,6 @@ class Live:
 
     withheld: NDArray[np.int64] | None = None
     now: Any = None
-
-
-Newcomers = Callable[..., Floats]
-"""Vectors ``[n, d]`` of histories: item rows ``[n, L]``, the latest first, -1 after the last; and,
-where requests have a context, of its codes ``[n, features]``."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +136,7 @@ class Contents:
         untaken = int(model.get("untaken_items", 0))  # older bundles have none
         item_vectors = ItemVectors(vectors)
         taken = ItemVectors(vectors[: len(items) - untaken]) if untaken else item_vectors
-        newcomers, length, program = _newcomers(bundle, model)
+        newcomers, length, program = newcomers_of(bundle, model)
         requests = Requests.of_bundle(bundle, model)
         of_users = UserAttributes.of_bundle(bundle, model)
         programs = [program, *(one.program for one in (requests, of_users) if one is not None)]
@@ -173,6 +167,28 @@ class Contents:
             fingerprint=bundle.fingerprint,
             name=bundle.name,
         )
+
+    @property
+    def now(self) -> Self:
+        """These contents with the items that a service has put beside the bundle by now."""
+        found: Self | None = self.live.now
+        return self if found is None else found
+
+    @property
+    def bundle(self) -> Self:
+        """Those of the bundle alone, without the items that were put beside it."""
+        found: Self | None = self.base
+        return self if found is None else found
+
+    @property
+    def n_taken(self) -> int:
+        """How many of the bundle's items somebody took: those with the rows below it."""
+        return len(self.bundle.items) - self.untaken
+
+    @property
+    def reads_sessions(self) -> bool:
+        """Whether the history of a request changes what a known user is recommended."""
+        return self.requests is not None and self.requests.history_length > 0
 
     @property
     def no_answer(self) -> NDArray[np.int64]:
@@ -328,29 +344,6 @@ def _withheld(bundle: Bundle, n_items: int, name: str) -> NDArray[np.int64]:
     if rows.ndim != 1 or (len(rows) and not (rows.min() >= 0 and rows.max() < n_items)):
         raise CadcError(f"{bundle.path}: {layout.WITHHELD} does not fit the items; export it anew.")
     return rows.astype(np.int64)
-
-
-def _newcomers(
-    bundle: Bundle, model: Mapping[str, Any]
-) -> tuple[Newcomers | None, int, LazyProgram | None]:
-    """What folds in a history, how many items of it are read, and the program that does."""
-    described = model["programs"].get("newcomer")
-    if described is None:
-        return None, 0, None
-    program = LazyProgram(bundle, "newcomer")
-    with_context = any(given["name"] == "request" for given in described["inputs"])
-
-    def vectors(history: NDArray[np.int64], *codes: Codes) -> Floats:
-        import torch
-
-        given = [torch.from_numpy(history)]
-        if with_context:  # others fold a history into the items' vectors, whenever it is asked for
-            given += [torch.from_numpy(each.astype(np.int64)) for each in codes]
-        with torch.inference_mode():
-            found: Floats = program(*given).numpy()
-        return found
-
-    return vectors, int(described["inputs"][0]["shape"][1]), program
 
 
 def _require_fit(

@@ -9,45 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cadc_rec.data.request_codes import Codes, Columns, Times
+from cadc_rec.data.request_codes import Columns, Times
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.errors import CadcError
 from cadc_rec.serving.bundle.bundle import Bundle
 from cadc_rec.serving.predict.answers import Recommendations, Source
-from cadc_rec.serving.predict.attributes import Attributes, Told
-from cadc_rec.serving.predict.choosing import Choice, Ids, Popularity, Search
+from cadc_rec.serving.predict.attributes import Attributes
+from cadc_rec.serving.predict.choosing import Choice, Ids, Search
 from cadc_rec.serving.predict.conditions import Every, with_few
-from cadc_rec.serving.predict.contents import Contents
 from cadc_rec.serving.predict.events import Counted, Event, Outcome, keys_of, placed
 from cadc_rec.serving.predict.filters import Filter, condition_of
-from cadc_rec.serving.predict.listed import Listed, scores_at
+from cadc_rec.serving.predict.item_search import SearchedContents
+from cadc_rec.serving.predict.listed import scores_at
 from cadc_rec.serving.predict.new_items import ItemChanges, ItemsBeside, PutItem, read_changes
 from cadc_rec.serving.predict.put_beside import put_beside
-from cadc_rec.serving.predict.requests import padded
-from cadc_rec.serving.predict.retrieval import (
-    AlteredItems,
-    AndAltered,
-    AndOthers,
-    Retrieval,
-)
+from cadc_rec.serving.predict.query_vectors import AskingUsers
 from cadc_rec.serving.predict.rules import NO_RULES, Rules, chosen
-from cadc_rec.serving.predict.top_k import Floats, ItemVectors, NotCandidates
+from cadc_rec.serving.predict.top_k import Floats, NotCandidates
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 HistoryMode = Literal["append", "replace"]
-_NOTHING = np.zeros(0, np.int64)
 
 
-class Predictor(Contents):
+class Predictor(SearchedContents):
     """Answers for users, from a bundle's contents, which are kept in memory."""
 
     @classmethod
@@ -118,40 +110,25 @@ class Predictor(Contents):
         self._check_k(k)
         if history_mode not in ("append", "replace"):
             raise CadcError(f"history_mode is 'append' or 'replace', not {history_mode!r:.80}.")
-        codes = self._codes(rows, time, context)
-        given = self._histories(history, len(rows))
-        histories, alone = self._joined(user_ids, rows, given, history_mode == "replace")
-        learned = None if histories is None else [h[h < self.n_taken] for h in histories]
+        users = AskingUsers.of(
+            self, user_ids, rows, time, context, history, history_mode == "replace"
+        )
         only, rules = self.read_choice(filter, rules, len(rows) * k)
         choice = Choice.of(len(rows), self.items, only, candidates, block)
         # What nobody took yet is ranked where it is asked for, and nowhere else.
         asked = bool(self.untaken) and choice.asks
         every = asked or self.base is not None  # new items have the last rows
         most = len(self.items) if every else self.n_taken
-        sources = self._sources(rows, learned)
-        told = self._told(attributes, len(rows))
-        if told:
-            said = np.any([[value is not None for value in values] for values in told.values()], 0)
-            sources[(rows < 0) & said] = Source.ATTRIBUTES
-        seen = learned
-        if every and histories is not None:  # events are shared with who has more items than this
-            seen = [h[h < most] for h in histories]
-        taken = self._taken(rows, seen) if exclude_seen else _nothing_of(len(rows))
+        users = users.with_attributes(attributes)
+        taken = users.taken(most) if exclude_seen else _nothing_of(len(rows))
         out = choice.out(taken, self.no_answer, most)
         out = replace(out, added=rules.added)
-        read = self._read(rows, learned, sources, alone)
-        queries = self._queries(rows, codes, sources, learned, read)
-        described = np.flatnonzero(sources == Source.ATTRIBUTES)
-        if len(described):
-            assert self.user_attributes is not None
-            theirs = [read[place] for place in described]
-            queries[described] = self.user_attributes.vectors(told, described.tolist(), theirs)
-        queries, listed = self._on_top(queries, read, most)
+        queries, listed = users.queries(most)
         retrieval = self._every_item if asked else self.retrieval
         popular = self._popular_of_every if asked else self._popular
-        search = Search(queries, sources, retrieval, listed, popular, most, choice.own)
+        search = Search(queries, users.sources, retrieval, listed, popular, most, choice.own)
         best = chosen(search, k, out, rules, self.attributes, self.item_vectors.vectors)
-        return Recommendations(best.rows, self.items.of_rows(best.rows), best.scores, sources)
+        return Recommendations(best.rows, self.items.of_rows(best.rows), best.scores, users.sources)
 
     def score(
         self, pairs: Sequence[tuple[Any, Any]], time: Times = None, context: Columns = None
@@ -164,19 +141,17 @@ class Predictor(Contents):
         for pair in pairs:
             if isinstance(pair, str) or len(pair) != 2:
                 raise CadcError(f"pairs: give (user id, item id) pairs, not {pair!r:.80}.")
-        users = self.users.rows([user for user, _ in pairs])
+        user_ids = [user for user, _ in pairs]
+        rows = self.users.rows(user_ids)
         items = self.items.rows([item for _, item in pairs])
-        known = np.full(len(users), Source.KNOWN, np.int8)
-        histories, _ = self._joined([user for user, _ in pairs], users, None, replace=False)
-        if histories is not None:
-            histories = [h[h < self.n_taken] for h in histories]
-        read = self._read(users, histories, known)
-        queries = self._queries(users, self._codes(users, time, context), known, histories, read)
-        queries, listed = self._on_top(queries, read, len(self.items))
+        users = AskingUsers.of(self, user_ids, rows, time, context)
+        # A stranger has no score, so nothing folds in what was counted of one.
+        users = replace(users, sources=np.full(len(rows), Source.KNOWN, np.int8))
+        queries, listed = users.queries(len(self.items))
         mine = queries.astype(np.float64)
         scores: NDArray[np.float64] = (mine * self.item_vectors.vectors[items]).sum(1)
         scores += [float(scores_at(listed, n, items[n : n + 1])[0]) for n in range(len(items))]
-        scores[(users < 0) | (items < 0)] = np.nan
+        scores[(rows < 0) | (items < 0)] = np.nan
         return scores
 
     def count(self, events: Sequence[Event]) -> Counted:
@@ -247,18 +222,6 @@ class Predictor(Contents):
         bundle = self.bundle
         return put_beside(bundle, self.beside.after(changes, bundle.items))
 
-    @property
-    def now(self) -> Predictor:
-        """The predictor with the items that a service has put beside the bundle by now."""
-        found: Predictor | None = self.live.now
-        return self if found is None else found
-
-    @property
-    def bundle(self) -> Predictor:
-        """The predictor of the bundle alone, without the items that were put beside it."""
-        found: Predictor | None = self.base
-        return self if found is None else found
-
     def similar_items(
         self,
         item_ids: Sequence[Any] | NDArray[Any],
@@ -304,17 +267,14 @@ class Predictor(Contents):
         lists and, once events were counted, recent popularity add, where the model has them.
         """
         rows = self.users.rows(user_ids)
-        codes = self._codes(rows, time, context)
-        given = self._histories(history, len(rows))
-        histories, alone = self._joined(user_ids, rows, given, history_mode == "replace")
-        learned = None if histories is None else [h[h < self.n_taken] for h in histories]
-        sources = self._sources(rows, learned)
-        read = self._read(rows, learned, sources, alone)
-        found = self._queries(rows, codes, sources, learned, read)
-        if self.events.recent is not None:  # it stands beside the product, see `_on_top`
+        users = AskingUsers.of(
+            self, user_ids, rows, time, context, history, history_mode == "replace"
+        )
+        found = users.vectors()
+        if self.events.recent is not None:  # it stands beside the product, as in `recommend`
             found = found.copy()
             found[:, -1] = 0
-        there = sources != Source.POPULARITY
+        there = users.sources != Source.POPULARITY
         return np.where(there[:, None], found, np.float32(0)), there
 
     def vectors_of_items(
@@ -337,11 +297,6 @@ class Predictor(Contents):
         only = condition_of(wanted, self.attributes, len(self.items)) if wanted else None
         return only, rules.read(places, self.attributes, len(self.items))
 
-    @property
-    def reads_sessions(self) -> bool:
-        """Whether the history of a request changes what a known user is recommended."""
-        return self.requests is not None and self.requests.history_length > 0
-
     def forms_vectors(self, user_ids: Sequence[Any] | NDArray[Any]) -> bool:
         """Whether a program forms vectors of these users, though they tell nothing when they ask.
 
@@ -358,53 +313,6 @@ class Predictor(Contents):
         keys = keys_of(self.users, user_ids, self.users.rows(user_ids))
         return self.events.of(keys) is not None
 
-    @property
-    def n_taken(self) -> int:
-        """How many of the bundle's items somebody took: those with the rows below it."""
-        return len(self.bundle.items) - self.untaken
-
-    @cached_property
-    def directions(self) -> ItemVectors | AlteredItems:
-        """The item vectors at length one, made at the first call."""
-        if isinstance(self.item_vectors, AlteredItems):
-            altered = self.item_vectors.altered
-            first = self.bundle.directions
-            assert isinstance(first, ItemVectors)
-            few = ItemVectors(_at_length_one(altered.items.vectors))
-            return AlteredItems(first, replace(altered, items=few))
-        return ItemVectors(_at_length_one(self.item_vectors.vectors))
-
-    @cached_property
-    def _every_item(self) -> Retrieval:
-        """Finds the best of all items, also of those that nobody took yet."""
-        if isinstance(self.item_vectors, AlteredItems):
-            bundle, altered = self.bundle, self.item_vectors.altered
-            return AndAltered(bundle._every_item, len(bundle.items), altered)
-        if isinstance(self.retrieval, ItemVectors):
-            return self.item_vectors
-        return AndOthers(self.retrieval, self.n_taken, self.item_vectors)
-
-    @cached_property
-    def _popular(self) -> Popularity:
-        if self.base is not None:
-            return replace(self.bundle._popular, added=len(self.beside.behind))
-        order = np.argsort(-self.popularity, kind="stable")
-        return Popularity(order, self.popularity, self.n_taken)
-
-    @cached_property
-    def _popular_of_every(self) -> Popularity:
-        """The same, also of items that nobody took yet."""
-        return replace(self._popular, ranked=len(self.popularity))
-
-    def _sources(
-        self, rows: NDArray[np.int64], learned: list[NDArray[np.int64]] | None
-    ) -> NDArray[np.int8]:
-        """What each user's answer is based on."""
-        sources = np.where(rows >= 0, Source.KNOWN, Source.POPULARITY).astype(np.int8)
-        if learned is not None and self.newcomers is not None:
-            sources[(rows < 0) & np.array([len(h) > 0 for h in learned], np.bool_)] = Source.HISTORY
-        return sources
-
     def _check_k(self, k: int) -> None:
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
             raise CadcError(f"k is a whole number; got {k!r:.80}.")
@@ -412,192 +320,6 @@ class Predictor(Contents):
             raise CadcError(
                 f"k = {k} is not between 1 and the catalogue's {len(self.items)} items."
             )
-
-    def _histories(
-        self, history: Sequence[Sequence[Any]] | None, n: int
-    ) -> list[NDArray[np.int64]] | None:
-        """Item rows of each user's history, the latest first, each once."""
-        if history is None:
-            return None
-        if isinstance(history, str) or len(history) != n:
-            raise CadcError(f"history: give one list of item ids for each of the {n} users.")
-        found = []
-        for one in history:
-            if isinstance(one, str) or not isinstance(one, Sequence | np.ndarray):
-                raise CadcError(f"history: give a list of item ids a user, not {one!r:.80}.")
-            rows = self.items.rows(one)
-            found.append(_distinct(rows[rows >= 0][::-1]))
-        return found
-
-    def _told(self, attributes: Attributes, n: int) -> Told:
-        """The attributes of n users, by name.
-
-        Raises:
-            CadcError: the model reads no such attribute, or a value is of the wrong type.
-        """
-        if not attributes:
-            return {}
-        if self.user_attributes is None:
-            raise CadcError("attributes: this model reads none of users; leave them out.")
-        return self.user_attributes.told(attributes, n)
-
-    def _joined(
-        self,
-        user_ids: Sequence[Any] | NDArray[Any],
-        rows: NDArray[np.int64],
-        given: list[NDArray[np.int64]] | None,
-        replace: bool,
-    ) -> tuple[list[NDArray[np.int64]] | None, list[int] | None]:
-        """Histories with what was counted of each user behind them.
-
-        Args:
-            user_ids: original ids.
-            rows: of the users ``[n]``.
-            given: histories of the request, the latest first.
-            replace: whether these are read alone, where there are any.
-
-        Returns:
-            Of each user all that was taken since the log ended, the latest first, and how many of
-            these are read alone; see `_read`.
-        """
-        alone = None
-        if replace and given is not None:
-            alone = [int((each < self.n_taken).sum()) for each in given]
-        if not self.events.has_users:
-            return given, alone
-        since = self.events.of(keys_of(self.users, user_ids, rows))
-        if since is None:
-            return given, alone
-        given = given or [np.zeros(0, np.int64)] * len(rows)
-        return [_distinct(np.concatenate(pair)) for pair in zip(given, since, strict=True)], alone
-
-    def _on_top(
-        self, queries: Floats, read: list[NDArray[Any]], n_items: int
-    ) -> tuple[Floats, Listed]:
-        """Queries, and the scores on top of their dot products with the first `n_items`.
-
-        Once events were counted, recent popularity stands there, and no longer in the last element
-        of the vectors.
-        """
-        listed = None if self.listed is None else self.listed.of_lists(read)
-        now = self.events.recent
-        if now is None:
-            return queries, listed
-        factors = queries[:, -1]
-        queries = queries.copy()
-        queries[:, -1] = 0
-        return queries, now.on_top(listed, factors, n_items)
-
-    def _taken(
-        self, rows: NDArray[np.int64], histories: list[NDArray[np.int64]] | None
-    ) -> UserItems:
-        """What users took, by their own record and by the history that came with the request."""
-        if len(rows) == 1 and rows[0] >= 0 and histories is None:
-            return self.known.slice(int(rows[0]), int(rows[0]) + 1)
-        if histories is None and len(rows) and rows.min() >= 0:
-            return self.known.some(rows)
-        nothing = self.known.items[:0]
-        parts = [self.known.of(row) if row >= 0 else nothing for row in rows.tolist()]
-        if histories is not None:
-            parts = [
-                np.concatenate([mine, more.astype(np.int32)])
-                for mine, more in zip(parts, histories, strict=True)
-            ]
-        return UserItems.of_lists(parts)
-
-    def _read(
-        self,
-        rows: NDArray[np.int64],
-        histories: list[NDArray[np.int64]] | None,
-        sources: NDArray[np.int8],
-        alone: list[int] | None = None,
-    ) -> list[NDArray[Any]]:
-        """The items that are read of each user, the latest first; none of one without a vector.
-
-        Args:
-            rows: of the users.
-            histories: what they took since the log ended.
-            sources: what each answer is based on.
-            alone: how many items of each history are read alone; 0 or None reads all there are.
-
-        An item that stands in both a user's own record and the history is where the history has it,
-        though a log would keep its first place: it is what the user has in mind.
-        """
-        read: list[NDArray[Any]] = [self.known.items[:0]] * len(rows)
-        alone = alone or [0] * len(rows)
-        if histories is not None:
-            new = (sources == Source.HISTORY) | (sources == Source.ATTRIBUTES)
-            for place in np.flatnonzero(new):
-                read[place] = histories[place][: alone[place] or None]
-        if self.listed is None and self.requests is None:
-            return read
-        for place in np.flatnonzero((sources == Source.KNOWN) & (rows >= 0)):
-            mine: NDArray[Any] = self.known.of(int(rows[place]))[::-1]
-            if histories is not None and self.reads_sessions and len(histories[place]):
-                now = histories[place]
-                if alone[place]:
-                    mine = now[: alone[place]]
-                else:
-                    mine = np.concatenate([now, mine[~np.isin(mine, now)]])
-            read[place] = mine
-        return read
-
-    def _codes(self, rows: NDArray[np.int64], time: Times, context: Columns) -> Codes | None:
-        """What the user tower reads of the requests; None of a model that reads nothing."""
-        if self.requests is not None and self.requests.codes is not None:
-            return self.requests.codes.of(rows, time, context)
-        if time is not None or context:
-            what = "time" if time is not None else "context"
-            raise CadcError(
-                f"{what}: this model reads nothing of the moment of a request; leave it out."
-            )
-        return None
-
-    def _queries(
-        self,
-        rows: NDArray[np.int64],
-        codes: Codes | None,
-        sources: NDArray[np.int8],
-        histories: list[NDArray[np.int64]] | None,
-        read: list[NDArray[Any]],
-    ) -> Floats:
-        """A vector of each user that has one: their own, or that of the history.
-
-        Args:
-            rows: of the users ``[n]``.
-            codes: of the requests.
-            sources: what each answer is based on.
-            histories: that came with the requests.
-            read: what the model reads of each.
-        """
-        queries = self.user_vectors[rows]
-        if self.requests is not None and codes is not None and len(rows):
-            queries = self.requests.vectors(rows, read, codes)
-        elif self.requests is not None and histories is not None:
-            now = np.array([len(each) > 0 for each in histories], np.bool_)
-            told = np.flatnonzero((sources == Source.KNOWN) & now)
-            if len(told):
-                now_read = [read[place] for place in told]
-                queries[told] = self.requests.vectors(rows[told], now_read, None)
-        newcomers = np.flatnonzero(sources == Source.HISTORY)
-        if len(newcomers):
-            assert self.newcomers is not None
-            theirs = padded([read[place] for place in newcomers], self.history_length)
-            asked = () if codes is None else (codes[newcomers],)
-            queries[newcomers] = self.newcomers(theirs, *asked)
-        return queries
-
-
-def _at_length_one(vectors: Any) -> Floats:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: Floats = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return found
-
-
-def _distinct(history: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The items of a history, the latest first, each where it comes first."""
-    _, first = np.unique(history, return_index=True)
-    return history[np.sort(first)]
 
 
 def _nothing_of(users: int) -> UserItems:

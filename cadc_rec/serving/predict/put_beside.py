@@ -7,21 +7,21 @@ them. It takes time and memory by what was told, whatever the size of the bundle
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
 
 from cadc_rec.serving.predict.altered import altered_attribute
+from cadc_rec.serving.predict.contents import Contents
 from cadc_rec.serving.predict.ids import AndMore
 from cadc_rec.serving.predict.new_items import ItemsBeside
 from cadc_rec.serving.predict.retrieval import Altered, AlteredItems, AndAltered
 from cadc_rec.serving.predict.top_k import ItemVectors
 
-if TYPE_CHECKING:
-    from cadc_rec.serving.predict.predictor import Predictor
+Served = TypeVar("Served", bound=Contents)
 
 
-def put_beside(bundle: Predictor, beside: ItemsBeside) -> Predictor:
+def put_beside(bundle: Served, beside: ItemsBeside) -> Served:
     """The predictor of a bundle, with what was told of items.
 
     Args:

@@ -1,7 +1,8 @@
-"""Vectors of known users when they ask: by what they took just now, and by the moment.
+"""Vectors that are formed when users ask: by what they took just now, and by the moment.
 
 In: rows of users, what they took, and codes of their requests. Out: a vector each, by a program of
-the bundle: the forward of training, on the items and codes that training would have read.
+the bundle: of known users the forward of training, on the items and codes that training would have
+read; of newcomers, who have no row, what folds in a history.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     import torch
 
     from cadc_rec.serving.bundle.bundle import Bundle
+
+
+Newcomers = Callable[..., Floats]
+"""Vectors ``[n, d]`` of histories: item rows ``[n, L]``, the latest first, -1 after the last; and,
+where requests have a context, of its codes ``[n, features]``."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,29 @@ class Requests:
         with torch.inference_mode():
             found: Floats = self.program(*map(torch.from_numpy, given)).numpy()
         return found
+
+
+def newcomers_of(
+    bundle: Bundle, model: Mapping[str, Any]
+) -> tuple[Newcomers | None, int, LazyProgram | None]:
+    """What folds in a history, how many items of it are read, and the program that does."""
+    described = model["programs"].get("newcomer")
+    if described is None:
+        return None, 0, None
+    program = LazyProgram(bundle, "newcomer")
+    with_context = any(given["name"] == "request" for given in described["inputs"])
+
+    def vectors(history: NDArray[np.int64], *codes: Codes) -> Floats:
+        import torch
+
+        given = [torch.from_numpy(history)]
+        if with_context:  # others fold a history into the items' vectors, whenever it is asked for
+            given += [torch.from_numpy(each.astype(np.int64)) for each in codes]
+        with torch.inference_mode():
+            found: Floats = program(*given).numpy()
+        return found
+
+    return vectors, int(described["inputs"][0]["shape"][1]), program
 
 
 def padded(histories: list[NDArray[Any]], length: int) -> NDArray[np.int64]:
