@@ -12,6 +12,8 @@ is recorded (`benchmarks.recorded`), and the tables of the page are made from it
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from benchmarks.recorded.docs import Docs
 from benchmarks.study_command import study_command
 from cadc_rec.evaluation.statistics import Comparison, percent_difference
@@ -20,11 +22,13 @@ from cadc_rec.study.report.groups import Comparisons, Group, label
 from cadc_rec.study.report.many import corrected
 from cadc_rec.study.report.paper import METRICS
 from cadc_rec.study.report.report import markdown_table
-from cadc_rec.study.report.study_data import Study
+from cadc_rec.study.report.study_data import Contender, Study
 from cadc_rec.study.report.tables import study_table
 
 BEYOND, DEFAULTS = "beyond", "defaults"
 PAGE = "docs/accuracy.md"
+AS_TRAINED = "as-trained"
+"""The variant that keeps its towers whatever they add: other variants of its share do, too."""
 
 
 def beyond_tables(page: Comparisons) -> dict[str, str]:
@@ -50,9 +54,10 @@ def parts(study: Study, comparisons: Comparisons) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     groups, named = [group for group in comparisons.groups(study) if group.done], []
+    trained = {(g.dataset, g.contender) for g in groups if g.contender.variant == AS_TRAINED}
     for group in groups:
         for other in groups:
-            if other.dataset == group.dataset and _is_base(other, group):
+            if other.dataset == group.dataset and _is_base(other, group, trained):
                 title = group.cells[0].dataset_title
                 names = [label(study, g.contender) for g in (group, other)]
                 row = [title, *names]
@@ -66,12 +71,18 @@ def parts(study: Study, comparisons: Comparisons) -> str:
     return "\n".join([*lines, *(f"\n{note}" for note in corrected(named))])
 
 
-def _is_base(other: Group, group: Group) -> bool:
-    """Whether `group` is to be seen beside `other`: a variant's plain form, or no towers."""
+def _is_base(other: Group, group: Group, trained: Collection[tuple[str, Contender]]) -> bool:
+    """Whether `group` is to be seen beside `other`: a variant's plain form, or no towers.
+
+    The plain form of variants that keep their towers is the one that is `trained`, if it is there.
+    """
     mine, theirs = group.contender, other.contender
-    if mine.variant:
-        return theirs == mine._replace(variant="")
-    return mine.method == "recipe" and theirs.method == "prior"
+    if not mine.variant:
+        return mine.method == "recipe" and theirs.method == "prior"
+    kept = mine._replace(variant=AS_TRAINED)
+    if mine != kept and (group.dataset, kept) in trained:
+        return theirs == kept
+    return theirs == mine._replace(variant="")
 
 
 def _texts(compared: Comparison, group: Group, other: Group, metric: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.beyond import AS_TRAINED
 from benchmarks.recorded.docs import Docs
 from benchmarks.study_command import study_command
 from cadc_rec.evaluation.statistics import Comparison
@@ -197,7 +198,10 @@ def methods(grid: Grid, sets: dict[str, str]) -> str:
 
 
 def selections(grid: Grid, sets: dict[str, str]) -> str:
-    """Ways to choose a hundredth for `recipe`, beside a uniform sample of that size."""
+    """Ways to choose a hundredth for `recipe`, beside a uniform sample of that size.
+
+    All keep their towers as they were trained.
+    """
     names = dict.fromkeys(
         group.contender.variant
         for dataset in sets
@@ -212,11 +216,12 @@ def selections(grid: Grid, sets: dict[str, str]) -> str:
     if not having:
         return ""
     rows, compared = [], []
-    for name in ("", *names):
-        row = [name or "uniform"]
+    for name in dict.fromkeys((AS_TRAINED, *names)):
+        row = ["uniform" if name == AS_TRAINED else name]
         for dataset, title in having.items():
             group = grid.find(dataset, "recipe", LEAST[1], name)
-            against = _compare(grid, group, grid.find(dataset, "recipe", LEAST[1]))
+            uniform = grid.find(dataset, "recipe", LEAST[1], AS_TRAINED)
+            against = None if name == AS_TRAINED else _compare(grid, group, uniform)
             row += [_metrics(group), _difference(against)]
             if against is not None:
                 compared.append((f"{name}, {title}", against))

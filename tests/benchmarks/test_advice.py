@@ -175,7 +175,7 @@ def test_what_was_written_makes_the_tables_of_the_page(studies, tmp_path, capsys
     summed = printed.index("")
     each = [row for row in printed[:summed] if "| test |" not in row]  # validation goes first
     assert shown == [head, *each, *printed[summed:]]
-    assert "| test |" in shown[-2] and 1 < len(each) < summed
+    assert 1 < len(each) < summed
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import compression
+from benchmarks import beyond, compression
 from benchmarks.marks import ROOT
 from benchmarks.recorded.studies import read
 
@@ -22,14 +22,14 @@ def cell(dataset, method, ratio, hr, variant="", **rows):
     return place | measured | {"rows": size, "seconds": seconds | {"prepare": 0.0}}
 
 
-def versus(dataset, a, b, mine, theirs):
+def versus(dataset, a, b, mine, theirs, metric="hr@10"):
     """A comparison whose interval reaches four percent to either side."""
     relative = 100 * (mine / theirs - 1)
     verdict = "better" if relative > 4 else "worse" if relative < -4 else "cannot tell"
     numbers = {"difference": mine - theirs, "interval": [0, 0], "relative": relative}
     numbers |= {"relative_interval": [relative - 4, relative + 4], "verdict": verdict}
     numbers |= {"users": USERS, "p": 2e-4, "deviation": 0.2, "reference": theirs}
-    return {"of": [f"scale/{dataset}/{a}", f"scale/{dataset}/{b}", "hr@10"], **numbers}
+    return {"of": [f"scale/{dataset}/{a}", f"scale/{dataset}/{b}", metric], **numbers}
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ def page(tmp_path):
         ("recipe", 1.0, ""): 0.20,
         ("recipe", 10.0, ""): 0.18,
         ("recipe", 100.0, ""): 0.16,
+        ("recipe", 100.0, "as-trained"): 0.136,
         ("recipe", 100.0, "recent"): 0.17,
         ("auto", 10.0, ""): 0.19,
     }
@@ -52,11 +53,14 @@ def page(tmp_path):
     cells.append(cell("a-by-time", "prior", 1.0, 0.03))
     pairs = [(key, ("recipe", 1.0, "")) for key in a if key[0] == "recipe"]
     pairs += [(key, ("gold", 1.0, "")) for key in a if key[0] != "gold"]
-    pairs.append((("recipe", 100.0, "recent"), ("recipe", 100.0, "")))
+    pairs.append((("recipe", 100.0, "recent"), ("recipe", 100.0, "as-trained")))
+    pairs.append((("recipe", 100.0, "as-trained"), ("recipe", 100.0, "")))
+    pairs += [(("recipe", ratio, ""), ("prior", 1.0, "")) for ratio in (1.0, 10.0, 100.0)]
     of_ranks = [
         versus("a", *(f"{m}@{r:g}" + (f"~{v}" if v else "") for m, r, v in pair),
-               *(a[key] for key in pair))
+               *(a[key] for key in pair), metric)
         for pair in pairs
+        for metric in ("hr@10", "ndcg@10")
     ]  # fmt: skip
     study = {"name": "scale", "title": "Scale", "layout": "grid", "baseline": "gold"}
     content = {"schema_version": 1, "study": study | {"second": ""}, "common": {}}
@@ -114,11 +118,22 @@ def test_sets_that_are_split_by_time_stand_apart(page):
     assert rows(compression.tables(page)["scale-by-time"]) == [["Prior alone", "3.00 / 1.50"]]
 
 
-def test_selections_stand_beside_a_uniform_one(page):
+def test_selections_stand_beside_a_uniform_one_whose_towers_are_kept_too(page):
     assert rows(compression.tables(page)["scale-selections"]) == [
-        ["uniform", "16.00 / 8.00", "–"],
-        ["recent", "17.00 / 8.50", "+6.2%: better (+2.2 to +10.2%)"],
+        ["uniform", "13.60 / 6.80", "–"],
+        ["recent", "17.00 / 8.50", "+25.0%: better (+21.0 to +29.0%)"],
     ]
+
+
+def test_a_variant_that_keeps_its_towers_stands_beside_the_plain_one_that_does(page):
+    found = {row[1]: row[2] for row in rows(beyond.parts(page.studies[0], page))}
+    assert found == {
+        "Recipe, 1/1": "Prior alone",
+        "Recipe, 1/10": "Prior alone",
+        "Recipe, 1/100": "Prior alone",
+        "Recipe, 1/100, as-trained": "Recipe, 1/100",
+        "Recipe, 1/100, recent": "Recipe, 1/100, as-trained",
+    }
 
 
 def test_costs_name_labels_what_they_refer_to_and_bytes(page):
