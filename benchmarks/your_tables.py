@@ -43,7 +43,7 @@ FILES = 10
 _CHUNK = 2**20
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
 _MIX = 0x9E3779B97F4A7C15
-# One pass of everything, as in benchmarks/scaling.py.
+# One pass of everything.
 _SETTINGS = ("pretrain.epochs=1", "train.epochs=1", "train.batch_size=8192")
 # The sample of CADC is that of Random, which is selected without pre-training before it.
 _SELECT = ("--set", "method=random")

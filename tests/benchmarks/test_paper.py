@@ -1,14 +1,11 @@
 """What the benchmarks say of results, on results made by hand."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from benchmarks import cadc_vs_gold, guard, scaling
+from benchmarks import cadc_vs_gold, guard
 from benchmarks.cadc_vs_gold import shortfalls, spent, table
 from benchmarks.marks import ROOT, between
 from benchmarks.paper import STUDIES
@@ -113,48 +110,6 @@ def test_what_stands_between_two_marks_is_replaced_and_nothing_else():
 def test_every_study_of_the_paper_has_its_grid():
     for name in STUDIES:
         assert (ROOT / "configs" / "study" / f"{name}.toml").exists()
-
-
-def test_an_exponent_is_the_slope_between_logarithms():
-    sizes = [1e6, 3e6, 1e7]
-    assert scaling.exponent(sizes, [2e-6 * s for s in sizes]) == pytest.approx(1.0)
-    assert scaling.exponent(sizes, [5.0, 5.0, 5.0]) == pytest.approx(0.0)
-    # By the normal equations of a line through (log size, log value).
-    values = [1.0, 4.0, 9.0]
-    x, y = np.log(sizes), np.log(values)
-    slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
-    assert scaling.exponent(sizes, values) == pytest.approx(slope)
-    assert scaling.exponent([1e6], [3.0]) is None
-    with pytest.raises(ValueError, match="logarithms"):
-        scaling.exponent(sizes, [1.0, 0.0, 2.0])
-
-
-def test_the_scaling_table_has_a_row_a_stage_and_a_column_a_size():
-    points = [
-        scaling.Point(stage, size, size / 1e6, 2**20 * 100, None)
-        for stage in scaling.STAGES
-        for size in (1e6, 3e6)
-    ]
-    text = scaling.table("interactions", points)
-    assert "| stage | 1M: s, MiB | 3M: s, MiB | time grows | memory grows |" in text
-    assert "| prepare | 1.0, 100 | 3.0, 100 | size^1.00 | size^0.00 |" in text
-
-
-def test_each_axis_changes_its_own_setting():
-    rows = scaling.AXES["interactions"].settings("interactions", 1e6)
-    assert rows["data.generated.interactions"] == 1_000_000
-    assert scaling.AXES["ratio"].settings("ratio", 50)["select.ratio"] == 50
-    assert scaling.AXES["processes"].settings("processes", 2)["compute.processes"] == 2
-    once, twice = (scaling.AXES["entities"].settings("entities", n) for n in (1, 2))
-    for side in ("users", "items"):
-        key = f"data.generated.{side}"
-        assert twice[key] == 2 * once[key]
-
-
-def test_what_measures_memory_has_little_itself():
-    """Linux counts a parent's memory into the peak of what it starts."""
-    code = "import sys, benchmarks.scaling; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_the_guard_names_what_fell_beyond_the_threshold():
