@@ -128,7 +128,7 @@ def test_the_committed_baseline_has_ratios_of_every_guarded_section():
 def test_the_performance_page_has_its_places():
     path = ROOT / peers.PAGE
     page = path.read_text("utf-8")
-    for mark in ("throughput", "busy", "scaling", "growth"):
+    for mark in ("throughput", "busy", "growth"):
         assert between(page, mark, "new", path).count("new\n<!-- /") == 1
 
 
