@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.beyond import AS_TRAINED
+from benchmarks.compression_picture import picture
 from benchmarks.recorded.docs import Docs
 from benchmarks.study_command import study_command
 from cadc_rec.evaluation.statistics import Comparison
@@ -25,7 +26,6 @@ from cadc_rec.study.report.costs import dollars, learning_costs
 from cadc_rec.study.report.features import features_table
 from cadc_rec.study.report.groups import Comparisons, Group, datasets, time_ratio
 from cadc_rec.study.report.many import corrected
-from cadc_rec.study.report.overview import overview
 from cadc_rec.study.report.paper import METHOD_TITLES, METRICS, WITHOUT_TOWERS
 from cadc_rec.study.report.report import markdown_table
 from cadc_rec.study.report.study_data import Study
@@ -67,6 +67,16 @@ class Grid:
         )
         return next(found, None)
 
+    def shares(self, dataset: str, method: str) -> list[Group]:
+        """A method's groups on a part of the labelled examples, the plain ones."""
+        found = [g for g in self.groups(dataset) if g.method == method and g.ratio > 1]
+        return [group for group in found if not group.contender.variant]
+
+    def whole(self, dataset: str, method: str) -> Group | None:
+        """The method on all labelled examples: for a random sample gold, which has all seeds."""
+        on_all = "gold" if method == "random" else method
+        return self.find(dataset, on_all, 1.0) or self.find(dataset, method, 1.0)
+
     def sets(self, wanted: Callable[[str], bool]) -> dict[str, str]:
         """Titles of the datasets with results, by key."""
         titles = datasets(self.study)
@@ -74,16 +84,26 @@ class Grid:
 
 
 def pictures(page: Comparisons) -> dict[str, str]:
-    """The picture that the report begins with; SVG by path."""
-    figure = overview(page).figure
-    return {} if figure is None else {PICTURE: figure.svg}
+    """What `CURVES` keep of their accuracy by the share, and what that takes; SVG by path."""
+    grid = Grid(_study(page), page)
+    drawn = picture(grid, grid.sets(_last_two), CURVES)
+    return {PICTURE: drawn} if drawn else {}
+
+
+def _study(page: Comparisons) -> Study:
+    return next(study for study in page.studies if study.name == NAME)
+
+
+def _last_two(key: str) -> bool:
+    """Whether a set is split as the study's main question has it."""
+    return not key.endswith((_BY_TIME, _NEW))
 
 
 def tables(page: Comparisons) -> dict[str, str]:
     """The tables of the page; Markdown by mark."""
-    study = next(study for study in page.studies if study.name == NAME)
+    study = _study(page)
     grid = Grid(study, page)
-    last_two = grid.sets(lambda key: not key.endswith((_BY_TIME, _NEW)))
+    last_two = grid.sets(_last_two)
     by_time = grid.sets(lambda key: key.endswith(_BY_TIME))
     more = [features_table(study, page), cold_table(study, page)]
     found = {
@@ -129,7 +149,7 @@ def curves(grid: Grid, sets: dict[str, str]) -> str:
     """A table a set: a row a share, and what each of `CURVES` keeps of its accuracy on all rows."""
     parts, compared = [], []
     for dataset, title in sets.items():
-        whole = {method: _whole(grid, dataset, method) for method in CURVES}
+        whole = {method: grid.whole(dataset, method) for method in CURVES}
         found = [g for g in grid.groups(dataset) if g.method in CURVES and not g.contender.variant]
         ratios = sorted({group.ratio for group in found})
         if len(ratios) < 2:
@@ -158,11 +178,6 @@ def curves(grid: Grid, sets: dict[str, str]) -> str:
         "all of them is the gold standard."
     )
     return "\n\n".join([*parts, *_notes(compared), about]) if parts else ""
-
-
-def _whole(grid: Grid, dataset: str, method: str) -> Group | None:
-    """The method on all labelled examples: for a random sample gold, which has all the seeds."""
-    return _gold(grid, dataset, method, 1.0) or grid.find(dataset, method, 1.0)
 
 
 def _gold(grid: Grid, dataset: str, method: str, ratio: float) -> Group | None:

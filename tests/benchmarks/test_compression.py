@@ -169,3 +169,16 @@ def test_every_table_has_its_place_on_the_page():
     text = (ROOT / compression.PAGE).read_text("utf-8")
     for mark in compression.DOCS["scale"].marks:
         assert text.count(f"<!-- {mark} -->\n") == 1
+
+
+def test_the_picture_has_a_panel_a_method_and_one_of_time(page):
+    (drawn,) = compression.pictures(page).values()
+    for text in ("Recipe: what a share keeps", "Random: what a share keeps"):
+        assert text in drawn
+    assert "CADC: what a share keeps" not in drawn  # nothing was measured of it
+    assert "Recipe: what a share takes" in drawn
+    # A tenth reaches 0.18 of 0.20, in 15 of gold's 105 seconds.
+    assert "A, Recipe on 1/10" in drawn
+    assert "90.0% (86.0 to 94.0%)" in drawn
+    assert "14.3% of the time" in drawn
+    assert "A-BY-TIME" not in drawn

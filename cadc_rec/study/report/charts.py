@@ -112,6 +112,7 @@ class Panel:
         y: the left axis' title, with the unit.
         front: corners of a dashed line of stairs beneath all, in data units.
         x: the lower axis, where it is not that of all panels.
+        from_zero: whether the left axis starts at 0 wherever the values lie, as beside others.
     """
 
     title: str
@@ -121,6 +122,7 @@ class Panel:
     front: tuple[tuple[float, float], ...] = ()
     curves: tuple[Curve, ...] = ()
     x: Axis | None = None
+    from_zero: bool = False
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,7 @@ def _from_zero(panel: Panel) -> bool:
     for one in panel.series:
         values += [v for p in one.points for v in (p.y, p.low, p.high) if v is not None]
     values += [v for curve in panel.curves for corner in curve.corners for v in corner[1:]]
-    return min(values) < 0.5 * max(values)
+    return panel.from_zero or min(values) < 0.5 * max(values)
 
 
 def _style(styles: dict[str, Style], part: str) -> Spec:

@@ -26,9 +26,7 @@ from cadc_rec.study.report.sentences import (
 from cadc_rec.study.report.study_data import Study
 from cadc_rec.study.report.table_view import Column, Entry
 
-# Sets by their order on the page; shapes and dashes tell them apart without colour. More than these
-# begin anew.
-_STYLES = (
+SET_STYLES = (
     Style("#2f81f7", "circle"),
     Style("#e0653a", "triangle-up"),
     Style("#14927f", "square"),
@@ -42,7 +40,9 @@ _STYLES = (
     Style("#a8763e", "triangle-down", (10, 3, 2, 3)),
     Style("#848c97", "cross", (10, 3, 2, 3)),
 )
-_ALL = "all labelled examples"
+"""Of sets, by their order; shapes and dashes tell them apart without colour. More begin anew."""
+ALL = "all labelled examples"
+ALL_STYLE = Style("#848c97", "square", (7, 4))
 _SHARES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
@@ -162,10 +162,10 @@ def _kept(one: Kept, metric: str, comparisons: Comparisons) -> Entry:
 
 
 def _figure(found: Sequence[Kept], fits: Mapping[str, Curve]) -> Figure:
-    styles = {one.title: _STYLES[place % len(_STYLES)] for place, one in enumerate(found)}
-    styles[_ALL] = Style("#848c97", "square", (7, 4))
-    level = Level(_ALL, 100.0, f"{_ALL}\n{METRIC.upper()} kept: 100%")
-    up = f"{METRIC.upper()} kept, % of that of {_ALL}"
+    styles = {one.title: SET_STYLES[place % len(SET_STYLES)] for place, one in enumerate(found)}
+    styles[ALL] = ALL_STYLE
+    level = Level(ALL, 100.0, f"{ALL}\n{METRIC.upper()} kept: 100%")
+    up = f"{METRIC.upper()} kept, % of that of {ALL}"
     shares = tuple(_series(one, lambda sample: sample.share) for one in found)
     ticks = [x for x in _SHARES if x >= min(p.x for one in shares for p in one.points) / 1.5]
     panels = [
