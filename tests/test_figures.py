@@ -89,6 +89,7 @@ def test_the_pages_are_what_the_recorded_results_make():
         ("s/d/cadc@100/hr@10:s/d/gold/hr@10(%)", 57.142857),
         ("speed/sections/title=ranking/times", 6.5),
         ("speed/sections/1/times", 9),
+        ("speed/sections/title=loading&times=9/times", 9),
         ("paper/table1/ml-1m/cadc/hr@10", 6.57),
         (
             "paper/table1/ml-1m/cadc/seconds:paper/table1/ml-1m/gold/seconds",
@@ -113,6 +114,7 @@ def test_a_reference_names_a_result(folder, reference, value):
         ("s/d/gold/rows", "is no single number or word"),
         ("s/d/gold/hr@10(miles)", "no unit miles; there are %, ms"),
         ("speed/sections/title=x/times", "has no title=x, it has 2 elements"),
+        ("speed/sections/title=ranking&times=9/times", "has no title=ranking&times=9, it has 2"),
         ("s/d/gold/hr@10:s/d/gold/split", "is no number, nor one number over another"),
     ],
 )

@@ -1,7 +1,6 @@
 """How fast every stage is, beside peers and the machine, and the page that says so.
 
-    python -m benchmarks.peers --workdir work          # all sections but end-to-end
-    python -m benchmarks.peers --workdir work --section end-to-end --repeats 5
+    python -m benchmarks.peers --workdir work          # all sections
     python -m benchmarks.peers --workdir work --busy   # each also beside a busy core
     python -m benchmarks.peers --workdir work --docs   # recorded, and docs/performance.md anew
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.peers import end_to_end, factorization, loading, ranking, rows, towers
+from benchmarks.peers import factorization, loading, ranking, rows, towers
 from benchmarks.peers.busy import Neighbour
 from benchmarks.peers.record import Report, Section
 from benchmarks.peers.session import this_machine
@@ -26,10 +26,7 @@ SECTIONS: dict[str, Callable[[Workload], Section]] = {
     "preparation": rows.measure_preparation,
     "selection": rows.measure_selection,
     "loader": loading.measure,
-    "end-to-end": end_to_end.measure,
 }
-# A quarter of an hour for five rounds; asked for by name.
-ON_DEMAND = ("end-to-end",)
 GUARDED = ("towers", "factorization", "ranking", "selection")
 
 
@@ -44,7 +41,7 @@ def run(workload: Workload, names: Sequence[str] = (), busy: bool = False) -> Re
 
     Args:
         workload: what.
-        names: of sections; none is all but those of `ON_DEMAND`.
+        names: of sections; none is all.
         busy: let every contender take turns beside a busy core, too.
 
     Returns:
@@ -54,7 +51,7 @@ def run(workload: Workload, names: Sequence[str] = (), busy: bool = False) -> Re
     Raises:
         CadcError: an unknown name.
     """
-    wanted = list(names) or [name for name in SECTIONS if name not in ON_DEMAND]
+    wanted = list(names) or list(SECTIONS)
     for name in wanted:
         if name not in SECTIONS:
             raise CadcError(f"section {name!r} is unknown; choose of {', '.join(SECTIONS)}.")

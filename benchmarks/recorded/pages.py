@@ -49,7 +49,7 @@ DOCS: tuple[Written, ...] = (
 )
 """What writes tables and pictures, in the order of writing."""
 
-HELD: tuple[str, ...] = ("docs/compression.md", "docs/results.md")
+HELD: tuple[str, ...] = ("docs/compression.md", "docs/results.md", "README.md")
 """The pages whose every figure is checked; a page joins when all that it shows is recorded. Of the
 others, the figures that name a result are checked."""
 

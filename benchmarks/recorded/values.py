@@ -11,7 +11,8 @@ In: ``benchmarks/recorded/*.json``, and the paper's numbers. Out: a number or wo
   ``…/time/train`` of one of them. ``…/seeds``: how many are done.
 - ``…/cadc/rows/selected`` or any other key of a cell: the median over the seeds.
 - ``paper/table1/ml-1m/cadc/hr@10``: what the paper reports; ``seconds``, ``pretrain``, ``train``.
-- ``NAME/key/0/name=value``: of another file, by key, place, or an element that has the value.
+- ``NAME/key/0/name=value``: of another file, by key, place, or an element that has the value
+  (``name=value&other=value``: that has both).
 
 ``A:B`` is A over B, and ``A(GiB)`` A in another unit, see `UNITS`.
 """
@@ -195,15 +196,24 @@ def _walk(content: Any, steps: Iterable[str], path: str) -> Any:
         if isinstance(content, dict):
             found = content.get(step)
         elif isinstance(content, list | tuple):
-            key, equal, value = step.partition("=")
-            if equal:
-                found = next((one for one in content if str(one.get(key)) == value), None)
+            wanted = {key: value for key, equal, value in _parted(step) if equal}
+            if wanted:
+                found = next((one for one in content if _agrees(one, wanted)), None)
             elif step.isdigit() and int(step) < len(content):
                 found = content[int(step)]
         if found is None:
             raise CadcError(f"{path}: has no {step}, {_has(content)}.")
         content = found
     return content
+
+
+def _parted(step: str) -> list[tuple[str, str, str]]:
+    return [part.partition("=") for part in step.split("&")]
+
+
+def _agrees(one: Any, wanted: dict[str, str]) -> bool:
+    """Whether an element has what a step wants of it."""
+    return all(str(one.get(key)) == value for key, value in wanted.items())
 
 
 def _has(content: Any) -> str:
