@@ -198,6 +198,19 @@ def test_a_phrase_that_a_page_has_no_more_is_named():
     assert "allowed.toml allows '100 epochs', which the page has no more" in problem
 
 
+def test_what_is_cited_with_a_reason_is_not_looked_up(problems):
+    cited = "<!-- cited: by its authors -->\n| model | 9.28 |\n<!-- /cited -->\n"
+    assert problems(f"{cited}\nGold has 7.0<!-- = s/d/gold/hr@10 -->.\n") == []
+    assert "names no recorded result" in problems(f"{cited}\nGold has 7.1.\n")[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["<!-- cited: -->\n9\n<!-- /cited -->\n", "<!-- cited: by whom -->\n9\n"]
+)
+def test_what_is_cited_has_a_reason_and_an_end(problems, text):
+    assert any("needs a reason and its end" in said for said in problems(text))
+
+
 def test_a_bare_number_is_not_allowed(tmp_path):
     for phrase, reason in (("10", "ten"), ("10 epochs", "")):
         (tmp_path / "allowed.toml").write_text(f'[everywhere]\n"{phrase}" = "{reason}"\n')

@@ -12,7 +12,8 @@ sentence without figures may say what `holds`: a reference and a word, or ``<``,
 ``>=`` and a number or another reference.
 
 Every run of digits is a figure, but in code, links' addresses, names such as ``HR@10``, between the
-marks of tables, and in the phrases that ``allowed.toml`` lists with a reason: settings,
+marks of tables, between ``<!-- cited: REASON -->`` and ``<!-- /cited -->``, where others' figures or
+settings stand, and in the phrases that ``allowed.toml`` lists with a reason: settings,
 definitions, and names (``day #`` is that of any whole number). Words such as "a tenth" are not
 checked.
 
@@ -47,6 +48,7 @@ _UNCHECKED = (
     re.compile(r"^\s*\d{1,2}\. ", re.MULTILINE),  # numbers of a list
 )
 _MARKED = re.compile(r"<!-- ([\w-]+) -->\n.*?<!-- /\1 -->", re.DOTALL)
+_CITED = re.compile(r"<!-- cited: \S[^>]* -->\n.*?<!-- /cited -->", re.DOTALL)
 _SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
@@ -138,7 +140,7 @@ class Prose:
     def read(cls, name: str, text: str, allowed: Allowed) -> Prose:
         """Find the figures of a page."""
         marks = tuple(found[1] for found in _MARKED.finditer(text))
-        left = _MARKED.sub(_blank, text)
+        left = _CITED.sub(_blank, _MARKED.sub(_blank, text))
         for pattern in _CODE:
             left = pattern.sub(_blank, left)
         comments = list(_COMMENT.finditer(left))
@@ -164,6 +166,11 @@ class Prose:
                 wrong.append(
                     f"{name}:{_line(text, start)}: a comment begins the line, which ends the "
                     "paragraph in Markdown; put it behind a word"
+                )
+            if content.lstrip("/").startswith("cited"):
+                wrong.append(
+                    f"{name}:{_line(text, start)}: <!-- {content} --> needs a reason and its end; "
+                    "write <!-- cited: REASON --> ... <!-- /cited -->"
                 )
             if content.startswith("holds "):
                 claims.append((start, content.removeprefix("holds ")))
