@@ -14,7 +14,8 @@ sentence without figures may say what `holds`: a reference and a word, or ``<``,
 Every run of digits is a figure, but in code, links' addresses, names such as ``HR@10``, between the
 marks of tables, between ``<!-- cited: REASON -->`` and ``<!-- /cited -->``, where others' figures
 or settings stand, and in the phrases that ``allowed.toml`` lists with a reason: settings,
-definitions, and names (``day #`` is that of any whole number). Words such as "a tenth" are not checked.
+definitions, and names (``day #`` is that of any whole number). Words such as "a tenth" are not
+checked.
 
 In: a page's text and recorded results. Out: what is wrong, or the text with its figures renewed.
 """
