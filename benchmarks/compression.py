@@ -11,10 +11,10 @@ report has whole: a table a question.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from benchmarks.beyond import AS_TRAINED
+from benchmarks.compression_grid import Grid
 from benchmarks.compression_picture import picture
 from benchmarks.recorded.docs import Docs
 from benchmarks.study_command import study_command
@@ -24,7 +24,7 @@ from cadc_rec.study.report import formatting
 from cadc_rec.study.report.cold import cold_table
 from cadc_rec.study.report.costs import dollars, learning_costs
 from cadc_rec.study.report.features import features_table
-from cadc_rec.study.report.groups import Comparisons, Group, datasets, time_ratio
+from cadc_rec.study.report.groups import Comparisons, Group, time_ratio
 from cadc_rec.study.report.many import corrected
 from cadc_rec.study.report.paper import METHOD_TITLES, METRICS, WITHOUT_TOWERS
 from cadc_rec.study.report.report import markdown_table
@@ -46,41 +46,6 @@ SIGNS = {"better": "+", "worse": "−", "cannot tell": "="}
 
 _BY_TIME, _NEW = "-by-time", "-new"  # how keys of sets end that are another task
 _HR = METRICS[0]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The finished groups of the study, and what tables of them have in common."""
-
-    study: Study
-    page: Comparisons
-
-    def groups(self, dataset: str) -> list[Group]:
-        """Those of a dataset."""
-        return [g for g in self.page.groups(self.study) if g.dataset == dataset and g.done]
-
-    def find(self, dataset: str, method: str, ratio: float, variant: str = "") -> Group | None:
-        """The group of a method; the ratio of one that takes everything is 1."""
-        wanted = (method, ratio, variant)
-        found = (
-            g for g in self.groups(dataset) if (g.method, g.ratio, g.contender.variant) == wanted
-        )
-        return next(found, None)
-
-    def shares(self, dataset: str, method: str) -> list[Group]:
-        """A method's groups on a part of the labelled examples, the plain ones."""
-        found = [g for g in self.groups(dataset) if g.method == method and g.ratio > 1]
-        return [group for group in found if not group.contender.variant]
-
-    def whole(self, dataset: str, method: str) -> Group | None:
-        """The method on all labelled examples: for a random sample gold, which has all seeds."""
-        on_all = "gold" if method == "random" else method
-        return self.find(dataset, on_all, 1.0) or self.find(dataset, method, 1.0)
-
-    def sets(self, wanted: Callable[[str], bool]) -> dict[str, str]:
-        """Titles of the datasets with results, by key."""
-        titles = datasets(self.study)
-        return {key: titles[key] for key in titles if wanted(key) and self.groups(key)}
 
 
 def pictures(page: Comparisons) -> dict[str, str]:
@@ -156,8 +121,10 @@ def curves(grid: Grid, sets: dict[str, str]) -> str:
             continue
         rows = []
         for ratio in ratios:
-            mine = [_gold(grid, dataset, method, ratio) or grid.find(dataset, method, ratio)
-                    for method in CURVES]  # fmt: skip
+            mine = [
+                whole[method] if ratio == 1.0 else grid.find(dataset, method, ratio)
+                for method in CURVES
+            ]
             size = next(group for group in mine if group).done[0].rows
             assert size is not None
             row = [_share(ratio), f"{size.selected:,}"]
@@ -178,11 +145,6 @@ def curves(grid: Grid, sets: dict[str, str]) -> str:
         "all of them is the gold standard."
     )
     return "\n\n".join([*parts, *_notes(compared), about]) if parts else ""
-
-
-def _gold(grid: Grid, dataset: str, method: str, ratio: float) -> Group | None:
-    """The gold standard, in the place of a random sample of all rows."""
-    return grid.find(dataset, "gold", 1.0) if (method, ratio) == ("random", 1.0) else None
 
 
 def methods(grid: Grid, sets: dict[str, str]) -> str:

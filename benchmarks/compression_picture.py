@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
 
+from benchmarks.compression_grid import Grid
 from cadc_rec.study.report.charts import Axis, Level, Panel, Point, Series, plot
 from cadc_rec.study.report.groups import Group, time_ratio
 from cadc_rec.study.report.overview import ALL, ALL_STYLE, SET_STYLES
 from cadc_rec.study.report.paper import METHOD_TITLES, METRICS
-
-if TYPE_CHECKING:
-    from benchmarks.compression import Grid
 
 _HR = METRICS[0]
 _SHARES = Axis(
