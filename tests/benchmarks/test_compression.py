@@ -182,3 +182,4 @@ def test_the_picture_has_a_panel_a_method_and_one_of_time(page):
     assert "90.0% (86.0 to 94.0%)" in drawn
     assert "14.3% of the time" in drawn
     assert "A-BY-TIME" not in drawn
+    assert drawn.count(">0</text>") == 3  # one scale: Recipe's values alone would not reach to 0
