@@ -108,11 +108,8 @@ class Predictor(SearchedContents):
         """
         rows = self.users.rows(user_ids)
         self._check_k(k)
-        if history_mode not in ("append", "replace"):
-            raise CadcError(f"history_mode is 'append' or 'replace', not {history_mode!r:.80}.")
-        users = AskingUsers.of(
-            self, user_ids, rows, time, context, history, history_mode == "replace"
-        )
+        alone = _reads_alone(history_mode)
+        users = AskingUsers.of(self, user_ids, rows, time, context, history, alone)
         only, rules = self.read_choice(filter, rules, len(rows) * k)
         choice = Choice.of(len(rows), self.items, only, candidates, block)
         # What nobody took yet is ranked where it is asked for, and nowhere else.
@@ -265,11 +262,12 @@ class Predictor(SearchedContents):
 
         The other vectors are zeros. A score is the dot product with an item's vector, and what
         lists and, once events were counted, recent popularity add, where the model has them.
+
+        Raises:
+            CadcError: an argument is of the wrong type, shape or range.
         """
-        rows = self.users.rows(user_ids)
-        users = AskingUsers.of(
-            self, user_ids, rows, time, context, history, history_mode == "replace"
-        )
+        rows, alone = self.users.rows(user_ids), _reads_alone(history_mode)
+        users = AskingUsers.of(self, user_ids, rows, time, context, history, alone)
         found = users.vectors()
         if self.events.recent is not None:  # it stands beside the product, as in `recommend`
             found = found.copy()
@@ -320,6 +318,13 @@ class Predictor(SearchedContents):
             raise CadcError(
                 f"k = {k} is not between 1 and the catalogue's {len(self.items)} items."
             )
+
+
+def _reads_alone(history_mode: str) -> bool:
+    """Whether a history is read in place of what the bundle knows of a user."""
+    if history_mode not in ("append", "replace"):
+        raise CadcError(f"history_mode is 'append' or 'replace', not {history_mode!r:.80}.")
+    return history_mode == "replace"
 
 
 def _nothing_of(users: int) -> UserItems:

@@ -97,6 +97,8 @@ def test_a_model_without_histories_keeps_its_vectors_and_leaves_the_session_out(
 def test_another_mode_is_refused():
     with pytest.raises(CadcError, match="history_mode is 'append' or 'replace', not 'both'"):
         toy().recommend([100], 5, history=[[1001]], history_mode="both")
+    with pytest.raises(CadcError, match="history_mode is 'append' or 'replace', not 'repalce'"):
+        toy().vectors_of_users([100], history=[[1001]], history_mode="repalce")
 
 
 def test_a_newcomers_repeated_item_is_read_once_where_it_comes_last():
