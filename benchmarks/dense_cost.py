@@ -2,6 +2,7 @@
 
     python -m benchmarks.dense_cost --workdir work/dense_cost             # 384 wide, five pairs
     python -m benchmarks.dense_cost --workdir work/dense_cost --width 768 --method recipe
+    python -m benchmarks.dense_cost ... --out benchmarks/recorded/dense-cost.json    # as METHOD
 
 A seeded log of a million rows (6,000 users, 4,000 items, Zipf's law) and one category an item; with
 vectors, a random one an item, too. One thread, in this process. The train stage alone counts, with
@@ -13,14 +14,16 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import statistics
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.peers.timing import spread
+from benchmarks.recorded.files import add
 from cadc_rec.config.file import load_experiment
 from cadc_rec.pipeline.pipeline import Pipeline
 
@@ -88,6 +91,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--method", default="cadc")
     parser.add_argument("--set", action="append", default=["train.epochs=4"], dest="sets")
+    parser.add_argument("--out", type=Path, help="JSON file to add the result to")
     arguments = parser.parse_args()
     files = write_world(arguments.workdir / "tables", arguments.width)
     ratios: list[tuple[float, float]] = []
@@ -103,8 +107,11 @@ def main() -> None:
             print(
                 f"pair {pair}: processor {ratio[0]:.3f}, clock {ratio[1]:.3f} ({cpu})", flush=True
             )
-    processor, clock = (statistics.median(each) for each in zip(*ratios, strict=True))
-    print(f"median: processor {processor:.3f}, clock {clock:.3f}")
+    processor, clock = (spread(each) for each in zip(*ratios, strict=True))
+    print(f"median: processor {processor.median:.3f}, clock {clock.median:.3f}")
+    if arguments.out:
+        found = {"processor": asdict(processor), "clock": asdict(clock)}
+        add(arguments.out, arguments.method, {"width": arguments.width, **found})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ In: a number of rows. Out: a table on standard output. D_full is written once, a
 parts; each selection runs in a process of its own, whose peak is its own.
 
     python -m benchmarks.selection --rows 100000000 --workdir work
+    python -m benchmarks.selection --out benchmarks/recorded/selection.json    # and records it
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.recorded.files import add
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.select.build_selection import build_selections
@@ -80,6 +82,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("work"))
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--ratios", type=float, nargs="+", default=[RATIOS[0]])
+    parser.add_argument("--out", type=Path, help="JSON file to add the results to")
     options = parser.parse_args()
     folder = options.workdir / "bench" / f"d-full-{options.rows}"
     if options.kind:
@@ -90,19 +93,17 @@ def main() -> None:
     print("| selection | ratios | s | peak GiB |\n|---|---|---|---|")
     wanted = [(kind, list(RATIOS[:1])) for kind in KINDS] + [("uniform", list(RATIOS))]
     for kind, ratios in wanted:
-        command = [sys.executable, "-m", "benchmarks.selection", "--rows", str(options.rows)]
-        command += [
-            "--workdir",
-            str(options.workdir),
-            "--kind",
-            kind,
-            "--ratios",
-            *map(str, ratios),
+        command = [
+            *(sys.executable, "-m", "benchmarks.selection", "--rows", str(options.rows)),
+            *("--workdir", str(options.workdir), "--kind", kind, "--ratios", *map(str, ratios)),
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout)
         shown = ", ".join(f"{ratio:g}" for ratio in ratios)
         print(f"| {kind} | {shown} | {found['seconds']:.1f} | {found['gib']:.2f} |", flush=True)
+        if options.out:
+            name = kind if len(ratios) == 1 else f"{kind}-{len(ratios)}-ratios"
+            add(options.out, name, {"rows": options.rows, **found})
 
 
 if __name__ == "__main__":

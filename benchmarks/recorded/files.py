@@ -39,6 +39,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, "{\n" + ",\n".join(texts) + "\n}\n")
 
 
+def add(path: Path, name: str, content: dict[str, Any]) -> None:
+    """Write one more member of a file's object, or its member of that name anew."""
+    there = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    write_json(path, {**there, name: small(content)})
+
+
 def _lines(value: Any) -> str:
     if value and isinstance(value, list):
         return "[\n  " + ",\n  ".join(map(_line, value)) + "\n ]"
