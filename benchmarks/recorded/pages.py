@@ -52,6 +52,7 @@ DOCS: tuple[Written, ...] = (
 HELD: tuple[str, ...] = (
     "README.md",
     "docs/compression.md",
+    "docs/protocol.md",
     "docs/recipe.md",
     "docs/results.md",
 )
