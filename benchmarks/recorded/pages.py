@@ -51,10 +51,14 @@ DOCS: tuple[Written, ...] = (
 
 HELD: tuple[str, ...] = (
     "README.md",
+    "docs/advice.md",
+    "docs/architecture.md",
     "docs/compression.md",
+    "docs/glossary.md",
     "docs/protocol.md",
     "docs/recipe.md",
     "docs/results.md",
+    "docs/study.md",
 )
 """The pages whose every figure is checked; a page joins when all that it shows is recorded. Of the
 others, the figures that name a result are checked."""
