@@ -49,7 +49,17 @@ DOCS: tuple[Written, ...] = (
 )
 """What writes tables and pictures, in the order of writing."""
 
-HELD: tuple[str, ...] = ("docs/compression.md", "docs/results.md", "README.md")
+HELD: tuple[str, ...] = (
+    "README.md",
+    "docs/advice.md",
+    "docs/architecture.md",
+    "docs/compression.md",
+    "docs/glossary.md",
+    "docs/protocol.md",
+    "docs/recipe.md",
+    "docs/results.md",
+    "docs/study.md",
+)
 """The pages whose every figure is checked; a page joins when all that it shows is recorded. Of the
 others, the figures that name a result are checked."""
 
