@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import advice, beyond, cold, compression, growth, paper, sets
+from benchmarks import beyond, cold, compression, growth, paper, sets
+from benchmarks.advice import page as advice
 from benchmarks.days.page import DOCS as DAYS
 from benchmarks.marks import ROOT
 from benchmarks.peers import page as peers

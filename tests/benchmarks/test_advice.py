@@ -6,21 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.advice import (
-    Checked,
-    Recorded,
-    cheap_ratios,
-    check_cells,
-    costs_of,
-    curves_of,
-    learned,
-    main,
-    read_curves,
-    recorded_tables,
-    shown,
-    summary,
-    usual_without,
-)
+from benchmarks.advice.__main__ import main
+from benchmarks.advice.check import Checked, cheap_ratios, check_cells, costs_of
+from benchmarks.advice.curves import Recorded, curves_of, read_curves
+from benchmarks.advice.page import recorded_tables, shown, summary
+from benchmarks.advice.usual import learned, usual_without
 from cadc_rec.config.file import load_experiment
 from cadc_rec.study import law as laws
 from cadc_rec.study.usual import BROAD, USUAL
@@ -122,7 +112,7 @@ def test_what_is_usual_is_never_learned_from_the_set_itself(monkeypatch):
         return Recorded(name, "cadc", "frozen", "test", 5000, {"0": 0.1}, values)
 
     used = []
-    monkeypatch.setattr("benchmarks.advice.learn", lambda curves, start: used.append(curves))
+    monkeypatch.setattr("benchmarks.advice.usual.learn", lambda curves, start: used.append(curves))
     one, two = curve("one-20core", 0.1), curve("two", 0.2)
     same = [curve(name, 0.3) for name in ("one", "one-by-time", "one-5core")]
     usual_without([one, two, *same], one)
@@ -136,7 +126,9 @@ def test_what_is_usual_has_one_curve_a_set_and_method(monkeypatch):
 
     used = []
     start = BROAD["frozen"]
-    monkeypatch.setattr("benchmarks.advice.learn", lambda found, _: used.append(found) or start)
+    monkeypatch.setattr(
+        "benchmarks.advice.usual.learn", lambda found, _: used.append(found) or start
+    )
     for order in (("test", "validation"), ("validation", "test")):
         learned([curve(split) for split in order])
     assert used == [[curve("validation").curve()]] * 2

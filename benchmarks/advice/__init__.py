@@ -1,0 +1,1 @@
+"""How well `cadc-rec advise` predicts: its intervals beside what was measured."""
