@@ -1,13 +1,19 @@
-"""What measuring a training's steps costs: ``python -m benchmarks.intervals``.
+"""What measuring a training's steps costs.
 
-Prints microseconds of a step and of an interval, beside a pass over nothing.
+    python -m benchmarks.intervals
+    python -m benchmarks.intervals --out benchmarks/recorded/intervals.json    # and records it
+
+Prints CPU microseconds of a step and of an interval, beside a pass over nothing.
 """
 
+import argparse
 import time
 from collections.abc import Generator
+from pathlib import Path
 
 import torch
 
+from benchmarks.recorded.files import small, write_json
 from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.processes import processes
 from cadc_rec.training.intervals import Meter, Untold, Waits
@@ -20,23 +26,30 @@ def steps() -> Generator[int, None, None]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--out", type=Path, help="JSON file to write the results to")
+    out = parser.parse_args().out
     with processes(ComputeConfig(device="cpu", threads=1)) as alone:
         meter = Meter(3600.0, torch.nn.Linear(1, 1), alone, Untold())
         waits, loss = Waits(), torch.zeros(())
         meter.begin(1, 0, waits, 1.0, loss)
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in steps():
             pass
-        plain = time.perf_counter() - started
-        started = time.perf_counter()
+        plain = time.process_time() - started
+        started = time.process_time()
         for _ in waits.over(steps()):
             meter.due()
-        measured = time.perf_counter() - started
-        print(f"a step: {1e6 * (measured - plain) / STEPS:.2f} microseconds")
-        started = time.perf_counter()
+        measured = time.process_time() - started
+        step = 1e6 * (measured - plain) / STEPS
+        print(f"a step: {step:.2f} microseconds")
+        started = time.process_time()
         for number in range(1, INTERVALS + 1):
             meter.cut(number, loss)
-        print(f"an interval: {1e6 * (time.perf_counter() - started) / INTERVALS:.0f} microseconds")
+        interval = 1e6 * (time.process_time() - started) / INTERVALS
+        print(f"an interval: {interval:.0f} microseconds")
+    if out:
+        write_json(out, small({"step_microseconds": step, "interval_microseconds": interval}))
 
 
 if __name__ == "__main__":

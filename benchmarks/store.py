@@ -1,6 +1,7 @@
 """What a work folder in an object store costs over one on the local disk.
 
     python -m benchmarks.store [--config configs/ml-1m.toml] [--rounds 3] [--set KEY=VALUE ...]
+    python -m benchmarks.store --out benchmarks/recorded/store.json    # and records it
 
 Whole runs, from raw data to metrics, take turns: on the disk, and in a bucket of an S3 server on
 loopback (moto's, in a process of its own, with the same disk behind it and the same cores). Out:
@@ -21,6 +22,8 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.recorded.files import small, write_json
 
 _BUCKET = "benchmark"
 _START_SECONDS = 120.0
@@ -94,6 +97,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--port", type=int, default=5986)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, help="JSON file to write the results to")
     given = parser.parse_args()
     options = [part for override in given.set for part in ("--set", override)]
     server = start_server(given.port)
@@ -125,6 +129,19 @@ def main() -> None:
         f"median of {given.rounds}: wall {statistics.median(walls):.3f}, "
         f"CPU {statistics.median(cpus):.3f}"
     )
+    if given.out:
+        write_json(given.out, small(record(walls, cpus, objects, mib)))
+
+
+def record(
+    walls: list[float], cpus: list[float], objects: int, mib: float
+) -> dict[str, int | float | dict[str, float]]:
+    """What a page says of the rounds: ratios of store to disk, and what a run sent."""
+    ratios = {
+        name: {"median": statistics.median(of), "least": min(of), "most": max(of)}
+        for name, of in (("wall", walls), ("cpu", cpus))
+    }
+    return {"rounds": len(walls), **ratios, "objects": objects, "mib": mib}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ there already left out. What lies between two stages, such as imports, is a line
 the whole command from the start of Python.
 
     python -m benchmarks.update_io update shop.toml --new days/monday
+    python -m benchmarks.update_io --out FILE.json NAME update ...    # adds processor seconds to it
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.recorded.files import add
 from cadc_rec.cli.main import main
 from cadc_rec.pipeline.runner import StageRunner
 from cadc_rec.pipeline.stage import Job
@@ -66,28 +68,45 @@ class Measured:
         self.make = make
         self.started = time.perf_counter()
         self.last = Spent(clock=self.started)
+        self.seconds: dict[str, float] = {}
+        """Of the processor: before the first stage (``start``), of each stage, of the ``rest``."""
 
     def __call__(self, runner: StageRunner, job: Job) -> Artifact:
         """Make the artifact and print what it took."""
         before = Spent.now()
         made = self.make(runner, job)
         if not made.cached:
-            before.since(self.last).tell("between")
+            between = before.since(self.last)
+            between.tell("between")
+            self._add("rest" if self.seconds else "start", between)
             self.last = Spent.now()
-            self.last.since(before).tell(job.stage.name)
+            stage = self.last.since(before)
+            stage.tell(job.stage.name)
+            self._add(job.stage.name, stage)
         return made
 
     def end(self) -> None:
         """Print what came after the last stage, and the whole."""
         now = Spent.now()
-        now.since(self.last).tell("after")
-        now.since(Spent(clock=self.started)).tell("in all")
+        after, whole = now.since(self.last), now.since(Spent(clock=self.started))
+        after.tell("after")
+        whole.tell("in all")
+        self._add("rest", after)
+        self.seconds["without_start"] = whole.processor - self.seconds.get("start", 0.0)
+
+    def _add(self, name: str, spent: Spent) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + spent.processor
 
 
 if __name__ == "__main__":
     measured = Measured(StageRunner.make)
     setattr(StageRunner, "make", lambda *asked: measured(*asked))  # noqa: B010 - replaced on purpose
+    out, name = sys.argv[2:4] if sys.argv[1:2] == ["--out"] else (None, None)
+    if out:
+        del sys.argv[1:4]
     try:
         main()
     finally:
         measured.end()
+        if out and name:
+            add(Path(out), name, measured.seconds)

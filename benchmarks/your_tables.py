@@ -4,6 +4,7 @@
     python -m benchmarks.your_tables --workdir work --rows 20M --form csv
     python -m benchmarks.your_tables --workdir work --rows 10M --engine spark   # same bytes?
     python -m benchmarks.your_tables --workdir work --rows 100M --no-inspect --until select
+    python -m benchmarks.your_tables --out benchmarks/recorded/your-tables.json    # and records it
 
 The tables are those of a generated world, with ids such as ``customer-0000123``, in ten files. Each
 command is a process of its own. What the dataset holds is then compared with the input, row for row
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from benchmarks.recorded.files import add
 from cadc_rec.config.types import parse_number
 from cadc_rec.log import log, set_up_logging
 from cadc_rec.store.artifact import read_manifest
@@ -219,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--no-inspect", action="store_true", help="skip inspect; use a config written here"
     )
     parser.add_argument("--keep", action="store_true", help="keep the tables and the work folder")
+    parser.add_argument("--out", type=Path, help="JSON file to add the results to")
     options = parser.parse_args(arguments)
     set_up_logging()
     # Processes whose parent ends become this one's, so that their seconds are counted, too.
@@ -269,6 +272,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit("error: the dataset does not hold the rows of the input")
     if len(set(prints.values())) > 1:
         sys.exit("error: the engines give different datasets")
+    if options.out:
+        name = f"{rows}-{options.form}-{options.engine}"
+        content = {"rows": rows, "memory": options.memory, "steps": [asdict(one) for one in steps]}
+        add(options.out, name, content)
 
 
 if __name__ == "__main__":

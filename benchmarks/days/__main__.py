@@ -11,6 +11,7 @@ judged before it is learned. `benchmarks.days.judge` judges all contenders on th
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -33,6 +34,8 @@ from cadc_rec.updates.chain import every_update
 MIDNIGHT = 1_506_826_800_000  # 2017-10-01, 00:00 in Brazil
 _HOURS = 24
 _PARTS = ("days", "half", "hours", "seeds")
+_UPDATED = {"days": "work", "half": "work-half"}
+_OF_FIT = ("factors", "users", "ndcg", "alone")
 
 
 def base(study: Study) -> None:
@@ -189,7 +192,7 @@ def main(words: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     try:
         if asked.docs:
-            record(asked.workdir / "results")
+            record(asked.workdir)
             print(*DOCS.write(), sep="\n")
         else:
             measure(asked)
@@ -197,9 +200,22 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
 
 
-def record(results: Path) -> None:
+def record(workdir: Path) -> None:
     """Write what was measured into the file that is committed."""
-    write_json(FOLDER / "days.json", small(Results.read(results).record()))
+    found = Results.read(workdir / "results").record()
+    fits = {name: fitted(workdir / folder) for name, folder in _UPDATED.items()}
+    write_json(FOLDER / "days.json", small({**found, "fits": fits}))
+
+
+def fitted(folder: Path) -> dict[str, Any]:
+    """What the first run and each update of a work folder fitted, by the day it was judged on."""
+    updates = {update.artifacts["prior"]: update.number for _, update in every_update(folder)}
+    found = {}
+    for file in sorted(folder.glob("prior/*/fitted_prior.json")):
+        number = updates.get(str(file.parent.relative_to(folder)), 0)
+        fit = json.loads(file.read_text("utf-8"))
+        found[f"{number + 1 + START:02d}"] = {name: fit[name] for name in _OF_FIT}
+    return dict(sorted(found.items()))
 
 
 def measure(asked: argparse.Namespace) -> None:

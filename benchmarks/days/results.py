@@ -21,7 +21,6 @@ from cadc_rec.evaluation.statistics import Comparison, mean_gains, paired_bootst
 
 Cell = Mapping[str, Any]
 KINDS = ("served", "live")
-_BOTH = ("update", "rebuild")
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,18 @@ class Results:
             if "report" in cell:
                 day = cell["report"]["day"]["interactions"]
                 cell["report"] = {"day": {"interactions": day}}
-        return {"cells": cells, "compared": compared, "of_rebuild": self._of_rebuild(days)}
+        shares = {
+            "of_rebuild": self._shares(days, "update", "rebuild"),
+            "of_unbounded": self._shares(days, "half", "update"),
+        }
+        return {"cells": cells, "compared": compared, **shares}
 
-    def _of_rebuild(self, days: Sequence[str]) -> dict[str, dict[str, float]]:
-        """What prose says of the table: by day, an update's metrics and seconds of a rebuild's."""
+    def _shares(self, days: Sequence[str], of: str, whole: str) -> dict[str, dict[str, float]]:
+        """What prose says of the tables: by day, metrics and seconds as shares of another's."""
         found: dict[str, dict[str, float]] = {}
         for day in days:
-            pairs = {kind: [self.metric(one, day, kind) for one in _BOTH] for kind in KINDS}
-            pairs["cpu"] = [self.seconds(one, day) for one in _BOTH]
+            pairs = {kind: [self.metric(one, day, kind) for one in (of, whole)] for kind in KINDS}
+            pairs["cpu"] = [self.seconds(one, day) for one in (of, whole)]
             found[day] = {name: a / b for name, (a, b) in pairs.items() if a is not None and b}
         return found
 

@@ -54,12 +54,18 @@ HELD: tuple[str, ...] = (
     "README.md",
     "docs/advice.md",
     "docs/architecture.md",
+    "docs/bad-input.md",
     "docs/compression.md",
+    "docs/days.md",
+    "docs/follow.md",
     "docs/glossary.md",
+    "docs/launching.md",
     "docs/protocol.md",
+    "docs/python.md",
     "docs/recipe.md",
     "docs/results.md",
     "docs/study.md",
+    "docs/your-data.md",
 )
 """The pages whose every figure is checked; a page joins when all that it shows is recorded. Of the
 others, the figures that name a result are checked."""

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks.days.__main__ import main
+from benchmarks.days.__main__ import fitted, main
+from benchmarks.days.cells import Study
 from benchmarks.days.clicks import DAY, HOUR, Log
 from benchmarks.days.judge import MISSED, of_finished, of_popularity, ranks
 from benchmarks.days.page import DOCS, TABLES
@@ -211,6 +212,15 @@ def test_four_days_are_judged_as_the_update_itself_foresaw_and_are_not_made_twic
     anew = json.loads((work / "results" / "update-04.json").read_text("utf-8"))
     assert not anew["interrupted"]
     assert anew["metrics"] == again["metrics"]
+    # What the fits are recorded as is what the states of those days were fitted to.
+    study = Study(Log.read(data, 1.0), work, "prior", MIDNIGHT, ("pretrain.als.iterations=3",))
+    states = [study.state(work / "work", number) for number in (0, 1)]
+    files = [state.artifacts["prior"].path / "fitted_prior.json" for state in states]
+    of_days = [json.loads(file.read_text("utf-8")) for file in files]
+    recorded = fitted(work / "work")
+    assert list(recorded) == ["03", "04"]
+    assert of_days[0]["factors"] != of_days[1]["factors"]
+    assert [fit["factors"] for fit in recorded.values()] == [fit["factors"] for fit in of_days]
     # What is recorded makes the page of what was measured, without the ranks.
     found = Results.read(work / "results")
     content = json.loads(json.dumps(found.record()))
