@@ -104,10 +104,25 @@ class Ticker:
         """One plain line: done of total, rate, time left, note."""
         rate = self.rate()
         of = f"/{self.total:,}" if self.total else ""  # a download may not say how long it is
-        text = f"{self.description}: {self.done:,}{of} {self.unit}, {rate:,.1f} {self.unit}/s"
+        text = f"{self.description}: {self.done:,}{of} {self.unit}, {_speed(rate, self.unit)}"
         if self.total:
-            text += f", {(self.total - self.done) / max(rate, 1e-9):.0f} s left"
+            text += f", {_duration((self.total - self.done) / max(rate, 1e-9))} left"
         return f"{text}, {self.note}" if self.note else text
+
+
+def _speed(rate: float, unit: str) -> str:
+    """Units a second, or, where that is less than one, a minute or an hour."""
+    for span, seconds in (("s", 1), ("min", 60)):
+        if rate * seconds >= 1:
+            return f"{rate * seconds:,.1f} {unit}/{span}"
+    return f"{rate * 3600:,.1f} {unit}/h"
+
+
+def _duration(seconds: float) -> str:
+    """Such as ``95 s``, ``38 min`` or ``5.2 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class _BarTicker(Ticker):
@@ -117,7 +132,7 @@ class _BarTicker(Ticker):
         self._task = bar.add_task(description, total=total or None, rate="", note="")
 
     def _show(self) -> None:
-        rate = f"{self.rate():,.1f} {self.unit}/s"
+        rate = _speed(self.rate(), self.unit)
         self._bar.update(self._task, completed=self.done, rate=rate, note=self.note)
         self._tell(note)
 

@@ -67,6 +67,22 @@ def test_a_line_tells_done_rate_time_left_and_the_last_note(clock):
     assert ticker.line() == "train: 1,500/3,000 steps, 150.0 steps/s, 10 s left, epoch 1"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [
+        (75.0, "study: 1/34 cells, 48.0 cells/h, 41 min left"),  # 33 x 75 s
+        (30.0, "study: 1/34 cells, 2.0 cells/min, 16 min left"),  # 990 s
+        (3.0, "study: 1/34 cells, 20.0 cells/min, 99 s left"),
+        (1800.0, "study: 1/34 cells, 2.0 cells/h, 16.5 h left"),
+    ],
+)
+def test_what_takes_long_is_told_in_minutes_or_hours(clock, seconds, line):
+    with track("study", 34, "cells") as ticker:
+        clock.now += seconds
+        ticker.advance()
+        assert ticker.line() == line
+
+
 def test_a_total_that_is_not_known_has_no_time_left(clock):
     with track("download ml-1m.zip", 0, "bytes") as ticker:
         clock.now += 2

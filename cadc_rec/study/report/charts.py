@@ -26,6 +26,7 @@ _INK, _ALONE = "currentColor", "#757b85"
 _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # widths are measured with the first
 _WIDTH, _HEIGHT, _BAR_STEP = 430, 250, 26
 _COLUMNS = 2
+_FEWEST = 3  # ticks of an axis that say what lies between them
 
 Spec = dict[str, Any]
 
@@ -256,11 +257,24 @@ def _across(x: Axis, panel: Panel) -> Spec:
         low, high = min(values), max(values)
         room = max(1.0, (2.0 * low / high) ** 0.5)
         scale |= {"type": "log", "domain": [low / room, high * room]}
-        decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-        ticks = ticks or [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
+        ticks = ticks or _log_ticks(low / room, high * room)
     if ticks:
         axis["values"] = ticks
     return {"field": "x", "type": "quantitative", "title": x.title, "scale": scale, "axis": axis}
+
+
+_FACTORS = ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """The roundest ticks of a logarithmic axis of which at least three are seen."""
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for factors in _FACTORS:
+        ticks = [round(f * 10.0**decade, 12) for decade in decades for f in factors]
+        if sum(low <= tick <= high for tick in ticks) >= _FEWEST:
+            break
+    return ticks
 
 
 def _from_zero(panel: Panel) -> bool:

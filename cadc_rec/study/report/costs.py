@@ -107,7 +107,7 @@ def costs_table(study: Study, comparisons: Comparisons) -> TableView | None:
     if not groups:
         return None
     kinds = _shown(study)
-    columns = (*SIZES, *_seconds_columns(), *(kind.column for kind in kinds))
+    columns = (*SIZES, *_seconds_columns(study), *(kind.column for kind in kinds))
     having = {dataset for dataset, _ in groups}
     titles = {key: title for key, title in datasets(study).items() if key in having}
     contenders = sorted({key[1] for key in groups}, key=lambda key: order(study, key))
@@ -139,9 +139,10 @@ def _shown(study: Study) -> list[_Kind]:
     return [kind for kind in kinds if any(kind.of(cell, used) is not None for cell, used in done)]
 
 
-def _seconds_columns() -> tuple[Column, ...]:
+def _seconds_columns(study: Study) -> tuple[Column, ...]:
     titles = formatting.STAGE_TITLES
-    about = "wall-clock seconds without validation, median over seeds"
+    kind = "CPU seconds" if study.time == "cpu" else "wall-clock seconds"
+    about = f"{kind} without validation, median over seeds"
     return (
         Column(f"{titles['pretrain']} s", "", f"{about}; with transitions and the prior's fit"),
         Column(f"{titles['select']} s", "", about),

@@ -53,11 +53,16 @@ def power(
         compared: by metric, the methods with it.
     """
     parts = []
-    for metric, ones in compared.items():
-        needed = sorted(one.users_to_tell(_SHARE) for one in ones if one.reference)
+    # Two runs that rank every user alike, as of one method by two names, would take no user at all.
+    telling = {
+        metric: [one for one in ones if one.reference and one.deviation]
+        for metric, ones in compared.items()
+    }
+    for metric, ones in telling.items():
+        needed = sorted(one.users_to_tell(_SHARE) for one in ones)
         if not needed:
             continue
-        told = statistics.median(one.told_share() for one in ones if one.reference)
+        told = statistics.median(one.told_share() for one in ones)
         ends = f" ({_rounded(needed[0])} to {_rounded(needed[-1])})" if len(needed) > 1 else ""
         parts.append(
             f"of {metric.upper()} {_rounded(statistics.median(needed))} users{ends}, where the "
@@ -65,7 +70,7 @@ def power(
         )
     if not parts:
         return ()
-    count = max(len(ones) for ones in compared.values())
+    count = max(map(len, telling.values()))
     over = f"median and range over {count} comparisons" if count > 1 else "by the comparison"
     return (
         f"{dataset}: to tell a difference of {_SHARE:.0%} with {POWER:.0%} power takes "

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cadc_rec.study.report import formatting
+from cadc_rec.study.report.doubts import doubts
 from cadc_rec.study.report.figures import Figure
 from cadc_rec.study.report.groups import label
 from cadc_rec.study.report.overview import Overview
@@ -29,6 +30,7 @@ from cadc_rec.study.report.page_table import (
     page_table,
     runs_table,
 )
+from cadc_rec.study.report.paper import METHOD_ABOUT
 from cadc_rec.study.report.run_records import Records
 from cadc_rec.study.report.sentences import Sentence
 from cadc_rec.study.report.study_data import Cell, Status, Study
@@ -72,6 +74,7 @@ class _SetFacts:
     title: str
     about: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
+    doubts: tuple[str, ...]
     sentences: tuple[Sentence, ...]
 
 
@@ -114,6 +117,7 @@ def render_page(sections: Sequence[Section], overview: Overview) -> str:
         numbers=sets,
         sets=[_facts(key, sets, studies, overview) for key in sets.titles],
         methods=methods(studies),
+        about_methods=METHOD_ABOUT,
         counts=Counter(cell.status for cell in cells),
         status_titles=formatting.STATUS,
         total=len(cells),
@@ -165,6 +169,7 @@ def _facts(key: str, sets: Sets, studies: Sequence[Study], overview: Overview) -
         sets.titles[key],
         tuple(dict.fromkeys(s.about[key] for s in studies if s.about.get(key))),
         tuple((name, text) for name, text in facts.items() if text),
+        doubts(cells),
         overview.of_set.get(key, ()),
     )
 

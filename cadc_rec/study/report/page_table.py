@@ -6,8 +6,8 @@ each set, which is too wide for many; here the sets stand below one another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import label, order, work_seconds
@@ -125,7 +125,15 @@ def page_table(
         (next((places[title] for title in places if note.startswith(f"{title}: ")), 0), note)
         for note in view.notes
     )
-    return PageTable(view.corner, view.columns, tuple(rows), notes)
+    return PageTable(view.corner, _headed(view.columns, rows), tuple(rows), notes)
+
+
+def _headed(columns: Sequence[Column], rows: Sequence[PageRow]) -> tuple[Column, ...]:
+    """The columns, each without its second heading where no row has anything below it."""
+    return tuple(
+        column if any(row.entries[place].second for row in rows) else replace(column, second="")
+        for place, column in enumerate(columns)
+    )
 
 
 def cell_key(study: Study, cell: Cell) -> tuple[str, str]:

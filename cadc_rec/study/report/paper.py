@@ -27,6 +27,30 @@ METHOD_TITLES = {
     "recipe": "Recipe",
     "recipe-gold": "Recipe on everything",
 }
+METHOD_ABOUT = {
+    "random": "Towers trained on a random sample, without pre-trained vectors.",
+    "over-sampling": "As Random, on as many interactions, drawn so that all items have alike many.",
+    "under-sampling": "As Random, on as many interactions, with a cap on those of one item.",
+    "logq": "As Random, with a correction for popular items in the loss.",
+    "cadc-mlp": "As CADC, with vectors that a small neural network learned.",
+    "cadc": "Matrix factorization of every interaction gives each user and item a vector; these "
+    "stay fixed in the towers, which are trained on a random sample.",
+    "gold": "The two towers trained on every interaction, without pre-trained vectors: the most "
+    "costly way, and what the others are compared with unless a table says otherwise.",
+    "popularity": "The items that were taken most often, the same for everybody.",
+    "mf": "CADC's vectors, without towers.",
+    "als": "Vectors of another factorization (alternating least squares), without towers.",
+    "prior": "Tables of who is like whom and of what follows what, learned from every interaction "
+    "and applied to a user's last items, without towers.",
+    "recipe": "The tables of Prior alone, with towers that add to them, trained on each user's "
+    "latest interactions, or on the sample that its row's name says. Towers that add nothing on "
+    "validation may be dropped.",
+    "recipe-gold": "The recipe with towers trained on every interaction.",
+    "cadc-residual": "As CADC, with towers that only add to the factorization's own score.",
+    "auto": "The recipe as cadc-rec sets it for any log.",
+}
+"""Each in a sentence, for a reader who knows none."""
+
 # These are trained on all rows or on none: they have no filtering ratio.
 UNFILTERED = ("gold", "popularity", "mf", "als", "prior", "recipe-gold")
 WITHOUT_TOWERS = ("popularity", "mf", "als", "prior")

@@ -54,6 +54,11 @@ def sentences_of_one(one: Kept) -> tuple[Sentence, ...]:
             f", and {formatting.seconds(before['pretrain'])} s of pre-training, which reads all "
             "interactions, come before"
         )
+    if _without_towers(best):
+        cost += (
+            "; on validation the tables alone were better than with towers, so they are what is "
+            "kept, and no labelled example has a part in it"
+        )
     saved = f"{_digits(_left_out(best))} of the labelled examples are not needed"
     if best.time is not None:
         times = (f"{formatting.seconds(work(g))} s" for g in (best.group, one.everything))
@@ -91,6 +96,14 @@ def sentences_of_many(found: Sequence[Kept]) -> tuple[Sentence, ...]:
     cost = f"There, the loss of {METRIC.upper()} is {_percent(losses)} in the median set"
     if told:
         cost += f"; the verdict over the tested users: {told}"
+    bare = [one.title for one in found if _without_towers(one.shown)]
+    if bare:
+        named = f" ({'; '.join(bare)})" if len(bare) <= _NAMED else ""
+        cost += (
+            f"; on {len(bare)} set{'s' if len(bare) > 1 else ''}{named} the tables alone were "
+            "better on validation than with towers, so no labelled example has a part in what is "
+            "kept"
+        )
     saved = f"The median set does without {_percent(map(_left_out, best))} of its labelled examples"
     times = [100.0 * sample.time for sample in best if sample.time is not None]
     saved += f", and its training takes {_percent(times)} of the time" if times else ""
@@ -157,6 +170,11 @@ def _told(compared: Comparison | None) -> str:
 def work(group: Group) -> float:
     """Seconds without validation, as the tables have them."""
     return sum(value for stage, value in (group.seconds() or {}).items() if stage != "validation")
+
+
+def _without_towers(sample: Sample) -> bool:
+    """Whether every seed kept its tables and dropped the towers that the sample had trained."""
+    return all(cell.kept == "tables" for cell in sample.group.done)
 
 
 def _percent(values: Iterable[float]) -> str:

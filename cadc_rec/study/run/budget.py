@@ -78,6 +78,11 @@ class Plan:
         """Hours of all cells."""
         return self.spent + self.left
 
+    @property
+    def uncounted(self) -> list[PlannedCell]:
+        """Cells that run although nothing is known of the size of their datasets."""
+        return [one for one in self.cells if one.seconds is None and not one.absent]
+
     def require(self, budget: float, path: Path) -> None:
         """Refuse a study that would take more.
 
@@ -218,15 +223,15 @@ def plan_lines(plan: Plan, budget: float | None) -> Iterator[str]:
         hours = sum(one.seconds or 0.0 for one in cells) / _HOUR
         about = f" (about {hours:.1f} hours, once it is)" if hours else ""
         yield f"{title}: not at hand, so its cells are not counted{about}: {reason}"
-    unknown = [one for one in plan.cells if one.seconds is None and not one.absent]
-    for title, cells in _groups(unknown, lambda one: one.cell.dataset_title):
+    for title, cells in _groups(plan.uncounted, lambda one: one.cell.dataset_title):
         yield (
             f"{title}: its size is not known, so its {len(cells)} cells are not counted; run "
             f"cadc-rec prepare {cells[0].cell.config}, or give its size in the study's file."
         )
     if budget is not None:
         verdict = "more than" if plan.hours > budget else "within"
-        yield f"That is {verdict} the budget of {budget:g} hours."
+        rest = ", without the cells that are not counted" if plan.uncounted or absent else ""
+        yield f"That is {verdict} the budget of {budget:g} hours{rest}."
 
 
 def plan_document(plan: Plan, budget: float | None) -> dict[str, Any]:

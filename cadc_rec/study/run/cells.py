@@ -69,7 +69,16 @@ def run_study(
     study = read_study(path)
     budget = study.file.budget_hours if budget is None else budget
     if budget is not None:
-        plan_study(study, workdir, data_dir).require(budget, path)
+        plan = plan_study(study, workdir, data_dir)
+        plan.require(budget, path)
+        if plan.uncounted:
+            log.warning(
+                "%s: the budget counts %d of %d cells, as it is not known how large the data of "
+                "the others are; cadc-rec study --plan says what to do",
+                path,
+                len(plan.cells) - len(plan.uncounted),
+                len(plan.cells),
+            )
     runner = StudyRunner(study, workdir, data_dir, jobs)
     outcome = runner.run()
     log.info(

@@ -197,10 +197,18 @@ def read_study(path: Path) -> Study:
         CadcError: the file, a method, a dataset, a ratio or a combination is not allowed.
     """
     raw = read_toml(path)
+    if "grid" not in raw and "datasets" not in raw and raw.keys() & Experiment.model_fields.keys():
+        raise CadcError(
+            f"{path}: has no [[grid]], so it is an experiment's file and not a study's; run it "
+            "with cadc-rec run, or name it as a config in a study's file (docs/study.md)."
+        )
     try:
         file = StudyFile.model_validate(raw)
     except ValidationError as error:
         raise CadcError(explain(error, StudyFile, str(path))) from None
+    if file.layout != "table2":  # which compares with an integration technique
+        _known(tuple(filter(None, [file.baseline])), METHODS, "baseline", path)
+        _known(tuple(filter(None, [file.second])), METHODS, "second", path)
     for entry in file.grid:
         _known(entry.methods, METHODS, "method", path)
         _known(entry.datasets, file.datasets, "dataset", path)
@@ -239,7 +247,7 @@ def _cells(file: StudyFile, path: Path) -> Iterator[Cell]:
     """Seeds outermost, so that a study cut short has all methods of its first seeds."""
     of_parts = (seed for entry in file.grid for seed in entry.seeds)
     for seed in dict.fromkeys((*file.seeds, *of_parts)):
-        for entry in file.grid:
+        for number, entry in enumerate(file.grid):
             if seed not in (entry.seeds or file.seeds):
                 continue
             for name in entry.datasets or file.datasets:
@@ -258,7 +266,12 @@ def _cells(file: StudyFile, path: Path) -> Iterator[Cell]:
                         settings["model.id_embedding"] = integration
                     if ratio is not None:
                         settings["select.ratio"] = ratio
-                    yield _cell(file, path, entry, name, method, settings, features)
+                    try:
+                        cell = _cell(file, path, entry, name, method, settings, features)
+                    except CadcError as error:
+                        where = f"{path}, grid.{number}, dataset {name}, method {method}"
+                        raise CadcError(f"{where}: {error}") from error
+                    yield cell
 
 
 def _features(entry: GridEntry, dataset: DatasetEntry) -> list[str]:

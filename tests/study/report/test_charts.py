@@ -114,3 +114,16 @@ def test_texts_are_escaped_and_all_names_stand_in_the_legend():
     assert "<script" not in svg
     texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
     assert texts.count(evil) == 5  # title, both axes, beside the point, legend
+
+
+@pytest.mark.parametrize("ends", [(35.0, 90.0), (60.0, 66.0), (1.0, 1000.0), (0.03, 0.2)])
+def test_a_logarithmic_axis_has_at_least_three_numbers_in_order(ends):
+    points = tuple(Point(x, 1.0, f"{x:g}") for x in ends)
+    panel = Panel("panel", "%", (Series("a", points),))
+    axis = Axis("seconds", log=True)
+    root = ElementTree.fromstring(plot("c", axis, [panel], {"a": Style("#2f81f7")}))
+    texts = [e.text for e in root.iter() if e.tag.endswith("text") and e.text]
+    title = texts.index("seconds")
+    numbers = [float(t.replace(",", "")) for t in texts[:title]]
+    assert len(numbers) >= 3
+    assert numbers == sorted(set(numbers))

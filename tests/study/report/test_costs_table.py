@@ -168,3 +168,13 @@ def test_dollars_have_cents_or_three_digits():
     assert [formatting.dollars(v) for v in (0, 1234.5, 0.0401, 0.00001234)] == [
         *("0", "1,234.50", "0.0401", "0.0000123")
     ]
+
+
+@pytest.mark.parametrize(("time", "words"), [("wall", "wall-clock"), ("cpu", "CPU")])
+def test_the_seconds_of_the_stages_are_called_what_they_are(new_study, time, words):
+    study = new_study(layout="grid", time=time)
+    seconds = {"prepare": 1.0, "pretrain": 3.0, "select": 0.4, "train": 21.0, "evaluate": 1.0}
+    add(study, 0, cpu_seconds=seconds | {"validation": 3.0})
+    text = write_report(study.folder).page.with_name("costs-table.md").read_text("utf-8")
+    assert f"- selection s: {words} seconds without validation" in text
+    assert f"| {'0.4' if time == 'cpu' else '0.5'} |" in text

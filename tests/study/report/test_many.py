@@ -59,6 +59,14 @@ def test_a_baseline_without_hits_tells_nothing():
     assert power("Films", "gold", {"hr@10": nothing, "ndcg@10": []}) == ()
 
 
+def test_two_runs_that_rank_alike_do_not_say_how_many_users_it_takes():
+    """Gold and random on everything are one run: no user differs, and none would be needed."""
+    same = comparison(deviation=0.0)
+    lines = power("Films", "gold", {"hr@10": [same, comparison(deviation=0.3), same]})
+    assert lines == power("Films", "gold", {"hr@10": [comparison(deviation=0.3)]})
+    assert power("Films", "gold", {"hr@10": [same]}) == ()
+
+
 def test_the_report_says_so_under_each_table(whole_report):
     """Against gold 8 methods have both metrics, against random 8 have HR@10.
 

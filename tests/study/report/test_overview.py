@@ -100,6 +100,29 @@ def test_over_several_sets_the_median_and_the_range_are_told(new_study, monkeypa
     )
 
 
+def test_where_no_tower_was_kept_no_labelled_example_is_said_to_count(new_study):
+    """One seed that kept its towers is enough to say nothing."""
+    said = []
+    for kept_by in (("tables", "tables"), ("tables", "towers")):
+        study = new_study("-".join(kept_by), layout="grid")
+        add(study, "recipe-gold", 1.0, 200)
+        for seed, which in enumerate(kept_by):
+            content = {"ranks": None, "kept": which}
+            study.add_done("ml-1m", "recipe", "init_frozen", 100.0, seed, 198, FAST, **content)
+        said.append(told(study)["What it costs"])
+    assert "the tables alone were better than with towers, so they are what is kept" in said[0]
+    assert "tables alone" not in said[1]
+
+
+def test_over_several_sets_those_without_towers_are_named(new_study):
+    study = new_study(layout="grid")
+    for dataset, which in (("ml-1m", "towers"), ("epinions-20core", "tables")):
+        add(study, "recipe-gold", 1.0, 200, dataset=dataset)
+        add(study, "recipe", 10.0, 199, dataset=dataset, kept=which)
+    cost = told(study)["What it costs"]
+    assert "; on 1 set (Epinions, 20-core) the tables alone were better on validation" in cost
+
+
 def test_the_share_is_chosen_on_validation_and_told_by_test(new_study):
     """On validation a hundredth keeps 96 of 100, on test 30 of 80: 37.5%."""
     study = new_study()

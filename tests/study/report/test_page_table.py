@@ -40,6 +40,18 @@ def test_a_row_a_set_and_method_and_what_the_grid_lacks_is_no_row(new_study):
     assert {row.entries[2].text for row in runs.rows} == {"not run yet"}
 
 
+def test_a_second_heading_stands_where_a_row_has_something_below_it(new_study):
+    """The paper has numbers of a tenth, and none of a fiftieth."""
+    for ratio, second in ((10.0, "paper"), (50.0, "")):
+        study = new_study(f"by-{ratio:g}")
+        study.add_done("ml-1m", "cadc", "init_frozen", ratio, 0, 60, (1.0, 0.0, 9.0))
+        loaded, sets, records = parts_of(study)
+        view = study_table(loaded, Comparisons([loaded]))
+        columns = page_table(view, loaded, sets, records.numbers).columns
+        found = {column.title: column.second for column in columns}
+        assert (found["HR@10 %"], found["labelled"]) == (second, "seeds")
+
+
 def test_a_note_of_a_set_is_told_apart_from_one_of_all(small_study):
     loaded, sets, records = parts_of(small_study)
     view = study_table(loaded, Comparisons([loaded]))

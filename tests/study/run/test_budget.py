@@ -230,6 +230,22 @@ def none():
     return cells_module.Outcome()
 
 
+def test_a_budget_that_cannot_count_every_cell_says_so_before_it_runs(
+    write, tmp_path, cli, monkeypatch
+):
+    """The three of the sized world, and none of a log that nobody has read yet."""
+    (tmp_path / "log.csv").write_text("user_id,item_id\n1,2\n")
+    (tmp_path / "own.toml").write_text(
+        '[data]\nsource = "tables"\n[data.tables.interactions]\npath = "log.csv"\n'
+    )
+    own = '[datasets.own]\ntitle = "Mine"\nconfig = "own.toml"\n'
+    path = write('[[grid]]\nmethods = ["mf", "cadc", "gold"]\n', HEAD + own)
+    monkeypatch.setattr(cells_module.StudyRunner, "run", lambda self: none())
+    asked = ("study", path, "--workdir", tmp_path / "work", "--data-dir", tmp_path)
+    assert "the budget counts 3 of 6 cells" in cli(*asked, "--budget", "9").err
+    assert "the budget counts" not in cli(*asked).err
+
+
 def test_a_plan_is_printed_and_nothing_is_made(write, tmp_path, cli):
     head = HEAD.replace("seeds", "budget_hours = 1\nseeds")
     absent = '[datasets.ml]\ntitle = "Films"\nconfig = "ml.toml"\n'
@@ -248,7 +264,8 @@ def test_a_plan_is_printed_and_nothing_is_made(write, tmp_path, cli):
     assert "| Films | cadc | 10 | 0 | 1 | 0 | not at hand |" in shown.out
     assert "Films: not at hand, so its cells are not counted: no ml-20m.zip here" in shown.out
     assert "Mine: its size is not known, so its 2 cells are not counted" in shown.out
-    assert "That is within the budget of 1 hours." in shown.out
+    counted = "That is within the budget of 1 hours, without the cells that are not counted."
+    assert counted in shown.out
     assert not (tmp_path / "work").exists()
     found = json.loads(cli(*asked, "--plan", "--json").out)
     assert [cell["id"] for cell in found["cells"]] == [cell.id for cell in read_study(path).cells]

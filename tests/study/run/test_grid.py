@@ -253,6 +253,10 @@ def test_a_part_of_the_grid_may_have_an_experiment_file_of_its_own(write):
         ),
         ('[[grid]]\nmethods = ["cadc"]\nintegrations = ["glue"]\n', "id_embedding = 'glue'"),
         ('[[grid]]\nmethods = ["cadc"]\nset = { "train.epoch" = 3 }\n', "mean train.epochs?"),
+        (
+            '[[grid]]\nmethods = ["mf"]\n[[grid]]\nmethods = ["cadc"]\nset = { "train.epoch" = 3 }',
+            "{path}, grid.1, dataset small, method cadc: ",
+        ),
         ('[[grid]]\nmethods = ["cadc"]\nset = { "train.epochs" = 0 }\n', "train.epochs = 0"),
     ],
 )
@@ -276,6 +280,8 @@ def test_what_cannot_be_run_is_refused_before_anything_runs(write, grid, message
         ),
         (HEAD.replace("seeds", "seed"), "seed is not a setting; did you mean seeds?"),
         (HEAD.replace("baseline", 'layout = "table9"\nbaseline'), "layout = 'table9'"),
+        (HEAD.replace('"gold"', '"golden"'), "baseline 'golden' is unknown; choose from cadc, "),
+        (HEAD.replace("seeds", 'second = "rnd"\nseeds'), "second 'rnd' is unknown; choose from "),
     ],
 )
 def test_a_wrong_head_is_refused_naming_the_key(write, head, message):
@@ -291,7 +297,18 @@ def test_broken_toml_and_missing_files_are_named(write, tmp_path):
     assert refusal(missing) == f"{missing}: no such config file; check the path."
     grid = '[[grid]]\nmethods = ["gold"]\n'
     path = write(grid, HEAD.replace("small.toml", "smal.toml"))
-    assert refusal(path) == f"{path.parent / 'smal.toml'}: no such config file; check the path."
+    assert refusal(path) == (
+        f"{path}, grid.0, dataset small, method gold: {path.parent / 'smal.toml'}: no such config "
+        "file; check the path."
+    )
+
+
+def test_an_experiments_file_is_no_study_in_one_sentence(write):
+    path = write("[train]\nepochs = 3\n[select]\nratio = 4\n", head='method = "cadc"\n')
+    assert refusal(path) == (
+        f"{path}: has no [[grid]], so it is an experiment's file and not a study's; run it with "
+        "cadc-rec run, or name it as a config in a study's file (docs/study.md)."
+    )
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
