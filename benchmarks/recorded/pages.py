@@ -64,6 +64,7 @@ HELD: tuple[str, ...] = (
     "docs/python.md",
     "docs/recipe.md",
     "docs/results.md",
+    "docs/storage.md",
     "docs/study.md",
     "docs/your-data.md",
 )
