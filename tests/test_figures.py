@@ -47,7 +47,11 @@ def folder(tmp_path):
         cell("cadc", 100.0, 0, 0.04),
     ]
     content = {"schema_version": 1, "study": study, "common": {}, "datasets": {"d": {}}}
-    content |= {"cells": cells, "of_ranks": [comparison("cadc@10", "gold@1", -0.0001, -1 / 7)]}
+    cold = {"of": ["s/d/cadc@10", "among_cold", "hr@10"], "values": [10.0, 12.0]}
+    beside = ["s/d/cadc@10", "among_cold", "s/d/cadc@10", "neighbours_among_cold", "hr@10"]
+    lower = comparison("cadc@10", "cadc@10", -0.02, -15.0) | {"of": beside}
+    versus = comparison("cadc@10", "gold@1", -0.0001, -1 / 7)
+    content |= {"cells": cells, "of_ranks": [versus, cold, lower]}
     (tmp_path / "s.json").write_text(json.dumps(content))
     speed = {"sections": [{"title": "ranking", "times": 6.5}, {"title": "loading", "times": 9}]}
     (tmp_path / "speed.json").write_text(json.dumps(speed))
@@ -80,6 +84,10 @@ def test_the_pages_are_what_the_recorded_results_make():
         ("s/d/cadc@10/vs/gold/hr@10/high", 9 - 1 / 7),
         ("s/d/cadc@10/vs/gold/hr@10/verdict", "cannot tell"),
         ("s/d/cadc@10/vs/gold/time", 1.0),  # over the seed both have
+        ("s/d/cadc@10/among_cold/hr@10", 11.0),
+        ("s/d/cadc@10/among_cold/hr@10/deviation", 2 / 2**0.5),
+        ("s/d/cadc@10/among_cold/hr@10/vs/neighbours", -15.0),
+        ("s/d/cadc@10/among_cold/hr@10/vs/neighbours/low", -24.0),
         ("s/d/cadc@10/time", 13.5),  # 2 + 1 + 10.5, validation left out
         ("s/d/cadc@10/time/train", 10.5),
         ("s/d/cadc@10/seeds", 2),
@@ -110,6 +118,7 @@ def test_a_reference_names_a_result(folder, reference, value):
         ("s/e/mf/hr@10", "no finished mf, nor e, there is d"),
         ("s/d/cadc/hr@10", "cadc is more than one, there is cadc@10, cadc@100"),
         ("s/d/gold/hr@9", "has no hr@9, there is id, dataset"),
+        ("s/d/gold/among_cold/hr@10", "has nothing of s/d/gold@1, among_cold, hr@10"),
         ("s/d", "name a dataset, a method and what of it"),
         ("s/d/gold/rows", "is no single number or word"),
         ("s/d/gold/hr@10(miles)", "no unit miles; there are %, ms"),

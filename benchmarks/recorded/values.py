@@ -7,6 +7,8 @@ In: ``benchmarks/recorded/*.json``, and the paper's numbers. Out: a number or wo
   is needed to tell the groups of a study apart.
 - ``…/cadc/vs/gold/hr@10``: the difference in percent; ``/points``, ``/low``, ``/high``,
   ``/verdict`` of the paired bootstrap. ``…/cadc/vs/gold/time``: the ratio of times.
+- ``cold/ml-1m/recipe/among_cold/hr@10``: a metric of cold items, ranked among them or among_all;
+  ``…/vs/neighbours``: against a baseline that knows their content, as above.
 - ``…/cadc/time``: median seconds of pre-training, selection and training without validation;
   ``…/time/train`` of one of them. ``…/seeds``: how many are done.
 - ``…/cadc/rows/selected`` or any other key of a cell: the median over the seeds.
@@ -30,6 +32,8 @@ from typing import Any
 from benchmarks.recorded.files import FOLDER
 from benchmarks.recorded.studies import Recorded, read
 from cadc_rec.errors import CadcError
+from cadc_rec.evaluation.statistics import Comparison, spread
+from cadc_rec.study.report.cold import AMONG, cold_means, compare_cold
 from cadc_rec.study.report.groups import Group, time_ratio
 from cadc_rec.study.report.paper import TABLE_1, TABLE_2, PaperNumbers
 
@@ -131,6 +135,8 @@ class Values:
         if what == "time":
             parts = group.seconds() or {}
             return parts.get(rest[0]) if rest else sum(parts.values()) - parts["validation"]
+        if what in AMONG and rest:
+            return _of_cold(page, group, what, rest)
         metric = group.metric(what)
         if metric is not None:
             return metric.deviation if rest == ["deviation"] else metric.mean if not rest else None
@@ -174,6 +180,20 @@ def _versus(page: Recorded, group: Group, other: Group, rest: list[str], path: s
     compared = page.compare(group, other, what)
     if compared is None:
         raise CadcError(f"{path}: no seed of both has ranks to compare.")
+    return _part(compared, part)
+
+
+def _of_cold(page: Recorded, group: Group, among: str, rest: list[str]) -> Any:
+    metric, *versus = rest
+    if versus[:1] == ["vs"] and len(versus) > 1:
+        columns = among, f"{versus[1]}_{among}"
+        compared = compare_cold(page, group, group, metric, columns)
+        return None if compared is None else _part(compared, versus[2:])
+    means = spread(cold_means(page, group, among, metric))
+    return means.deviation if versus == ["deviation"] else None if versus else means.mean
+
+
+def _part(compared: Comparison, part: list[str]) -> Any:
     ends = compared.relative_interval or (None, None)
     found = {
         "": compared.relative,

@@ -33,7 +33,8 @@ from cadc_rec.study.report.sizes import SIZES, beside_sizes
 from cadc_rec.study.report.study_data import Study
 from cadc_rec.study.report.table_view import Column, Entry, Row, TableView, Tested, tested
 
-_AMONG = {"among_cold": "among cold", "among_all": "among all"}
+AMONG = {"among_cold": "among cold", "among_all": "among all"}
+"""Columns of ranks, and what they are called."""
 _NONE = Entry("–", tone="word")
 _AGAIN = "run that cell of the study again"
 
@@ -70,7 +71,7 @@ def cold_table(study: Study, comparisons: Comparisons) -> TableView | None:
 
 def _columns() -> tuple[Column, ...]:
     found = []
-    for among in _AMONG.values():
+    for among in AMONG.values():
         for metric in METRICS:
             name = metric.upper()
             found.append(
@@ -134,9 +135,9 @@ def _is_control(group: Group) -> bool:
 
 def _entries(comparisons: Comparisons, group: Group, known: Group | None) -> tuple[Entry, ...]:
     entries = []
-    for among, place in _AMONG.items():
+    for among, place in AMONG.items():
         for metric in METRICS:
-            found = spread(_means(comparisons, group, among, metric))
+            found = spread(cold_means(comparisons, group, among, metric))
             entries.append(Entry(formatting.spread(found), sort=found.mean))
             for baseline in BASELINES:
                 columns = among, f"{baseline}_{among}"
@@ -146,8 +147,15 @@ def _entries(comparisons: Comparisons, group: Group, known: Group | None) -> tup
     return (*entries, *_of_known(comparisons, group, known))
 
 
-def _means(comparisons: Comparisons, group: Group, column: str, metric: str) -> list[float]:
-    """A metric of the cold items by seed, in percent."""
+def cold_means(comparisons: Comparisons, group: Group, column: str, metric: str) -> list[float]:
+    """A metric of the cold items by seed, in percent.
+
+    Args:
+        comparisons: of the page.
+        group: cells of one contender.
+        column: ``among_cold`` or ``among_all``.
+        metric: such as ``hr@10``.
+    """
     return comparisons.of_ranks(
         (group.name, column, metric),
         lambda: [100 * float(seed.gains.mean()) for seed in _of_seeds(group, column, metric)],
