@@ -227,11 +227,12 @@ class Comparisons:
         except CadcError as error:
             names = " and ".join(f"{g.study.folder}/cells/{g.done[0].id}.json" for g in (a, b))
             older = of_older_data(data_read([*a.done, *b.done]))
-            changed = (
-                f" Their data changed: remove the file of {older[0]}, and of each other cell that "
-                "was run before it did, and start the study again."
-            )
-            raise CadcError(f"{names}: {error}{changed if older else ''}") from error
+            if older:
+                error = CadcError(
+                    f"{error} Their data changed: remove the file of {older[0]}, and of each other "
+                    "cell that was run before it did, and start the study again."
+                )
+            raise CadcError(f"{names}: {error}") from error
 
     def _mean_gains(self, group: Group, metric: str, seeds: tuple[int, ...]) -> UserGains:
         key = (id(group), metric, seeds)
