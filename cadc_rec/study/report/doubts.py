@@ -5,13 +5,11 @@ In: the cells of a set. Out: sentences, none where all is well.
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
 
-from cadc_rec.study.report.groups import work_seconds
+from cadc_rec.study.data_changes import of_older_data
+from cadc_rec.study.report.groups import data_read, work_seconds
 from cadc_rec.study.report.study_data import Cell
 
 _BUSY = 1.5
@@ -27,24 +25,14 @@ def doubts(cells: Iterable[Cell]) -> tuple[str, ...]:
 
 
 def _changed_log(cells: Sequence[Cell]) -> tuple[str, ...]:
-    """Cells with the same settings of the data, which read other contents of it.
-
-    A stage's folder is named by what decides its bytes, the contents of the files among it.
-    """
-    folders: dict[str, Counter[str]] = defaultdict(Counter)
-    for cell in cells:
-        made = cell.artifacts.get("prepare")
-        if made and "data" in cell.config:
-            data = json.dumps(cell.config["data"], sort_keys=True)
-            folders[data][PurePath(made).name] += 1
-    several = [found for found in folders.values() if len(found) > 1]
-    if not several:
+    """Cells with the same settings of the data, which read other contents of it."""
+    older = of_older_data(data_read(cells))
+    if not older:
         return ()
-    counts = " and ".join(str(count) for _, count in several[0].most_common())
     return (
-        f"The data changed between these runs: with the same settings, {counts} of them read "
-        "different contents, so their numbers do not compare. Remove the files of the older ones "
-        "from the study's cells folder, and start the study again.",
+        f"The data changed: {len(older)} of these {len(cells)} runs, {older[0]} among them, read "
+        "other contents than the newest, so their numbers do not compare. Remove their files from "
+        "the folder cells of the study, and start it again.",
     )
 
 

@@ -20,6 +20,7 @@ from cadc_rec.evaluation.statistics import (
     paired_bootstrap,
     spread,
 )
+from cadc_rec.study.data_changes import DataRead, of_older_data
 from cadc_rec.study.report.paper import (
     INTEGRATION_TITLES,
     METHOD_TITLES,
@@ -132,6 +133,15 @@ def work_seconds(cell: Cell) -> float:
     return parts["pretrain"] + parts["select"] + parts["train"]
 
 
+def data_read(cells: Sequence[Cell]) -> list[DataRead]:
+    """What finished cells read, as far as their records say."""
+    return [
+        DataRead(cell.id, cell.config["data"], cell.artifacts["prepare"], cell.finished)
+        for cell in cells
+        if "data" in cell.config and cell.artifacts.get("prepare")
+    ]
+
+
 def time_ratio(group: Group, reference: Group) -> float | None:
     """Median over the common seeds of this group's time over the reference's; None without."""
     if not group.trained:
@@ -216,6 +226,12 @@ class Comparisons:
             return paired_bootstrap(*(self._mean_gains(group, metric, seeds) for group in (a, b)))
         except CadcError as error:
             names = " and ".join(f"{g.study.folder}/cells/{g.done[0].id}.json" for g in (a, b))
+            older = of_older_data(data_read([*a.done, *b.done]))
+            if older:
+                error = CadcError(
+                    f"{error} Their data changed: remove the file of {older[0]}, and of each other "
+                    "cell that was run before it did, and start the study again."
+                )
             raise CadcError(f"{names}: {error}") from error
 
     def _mean_gains(self, group: Group, metric: str, seeds: tuple[int, ...]) -> UserGains:

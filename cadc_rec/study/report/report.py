@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cadc_rec.errors import CadcError
+from cadc_rec.log import track
 from cadc_rec.store.atomic import commit
 from cadc_rec.study.prices import Prices
 from cadc_rec.study.report.cold import cold_table
@@ -28,7 +29,7 @@ from cadc_rec.study.report.figures import Figure, study_figures
 from cadc_rec.study.report.groups import Comparisons, datasets
 from cadc_rec.study.report.overview import Overview, overview
 from cadc_rec.study.report.page import GENERATOR, Section, render_page
-from cadc_rec.study.report.study_data import Cell, Study, load_studies
+from cadc_rec.study.report.study_data import Cell, Study, load_studies, told_apart
 from cadc_rec.study.report.table_view import Entry, TableView
 from cadc_rec.study.report.tables import absent, study_table
 from cadc_rec.study.report.updated import as_updated
@@ -78,7 +79,7 @@ def write_report(
             update, or `out` holds something else than a report or cannot be written.
     """
     out = folder / "report" if out is None else out
-    studies = as_updated(load_studies(folder), update)
+    studies = told_apart(as_updated(load_studies(folder), update))
     if prices is not None:
         studies = [study.model_copy(update={"prices": prices}) for study in studies]
     comparisons = Comparisons(studies)
@@ -112,23 +113,27 @@ def write_report(
 def _sections(comparisons: Comparisons) -> list[Section]:
     """Tables and figures of every study; figures of all its sets together, and of each alone."""
     alone: dict[tuple[Path, str], list[Figure]] = {}
-    for dataset in dict.fromkeys(cell.dataset for s in comparisons.studies for cell in s.cells):
-        having = [_only(dataset, study) for study in comparisons.studies]
-        of_set = Comparisons([study for study in having if study.cells])
-        for study in of_set.studies:
-            whole = next(s for s in comparisons.studies if s.folder == study.folder)
-            if len(study.cells) < len(whole.cells):
-                alone[study.folder, dataset] = study_figures(study, of_set)
+    keys = list(dict.fromkeys(cell.dataset for s in comparisons.studies for cell in s.cells))
     found = []
-    for study in comparisons.studies:
-        figures = study_figures(study, comparisons)
-        drawings = [
-            (dataset, figure)
-            for dataset in datasets(study)
-            for figure in alone.get((study.folder, dataset), figures)
-        ]
-        table, more = study_table(study, comparisons), _more(study, comparisons)
-        found.append(Section(study, table, more, tuple(figures), tuple(drawings)))
+    with track("report", len(keys) + len(comparisons.studies), "sets and studies") as ticker:
+        for dataset in keys:
+            having = [_only(dataset, study) for study in comparisons.studies]
+            of_set = Comparisons([study for study in having if study.cells])
+            for study in of_set.studies:
+                whole = next(s for s in comparisons.studies if s.folder == study.folder)
+                if len(study.cells) < len(whole.cells):
+                    alone[study.folder, dataset] = study_figures(study, of_set)
+            ticker.advance(1, dataset)
+        for study in comparisons.studies:
+            figures = study_figures(study, comparisons)
+            drawings = [
+                (dataset, figure)
+                for dataset in datasets(study)
+                for figure in alone.get((study.folder, dataset), figures)
+            ]
+            table, more = study_table(study, comparisons), _more(study, comparisons)
+            found.append(Section(study, table, more, tuple(figures), tuple(drawings)))
+            ticker.advance(1, study.name)
     return found
 
 

@@ -7,6 +7,7 @@ every cell of the grid in its place, whether it ran or not. Ranks are read only 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -259,6 +260,21 @@ def load_studies(folder: Path) -> list[Study]:
             "run into."
         )
     return sorted(map(_load, below), key=lambda study: _LAYOUTS.index(study.layout))
+
+
+def told_apart(studies: list[Study]) -> list[Study]:
+    """The studies with the key of a dataset behind its title where another one has that title."""
+    titles = {cell.dataset: cell.dataset_title for study in studies[::-1] for cell in study.cells}
+    counts = Counter(titles.values())
+
+    def cell_apart(cell: Cell) -> Cell:
+        if counts[cell.dataset_title] < 2:
+            return cell
+        return cell.model_copy(update={"dataset_title": f"{cell.dataset_title} ({cell.dataset})"})
+
+    return [
+        study.model_copy(update={"cells": tuple(map(cell_apart, study.cells))}) for study in studies
+    ]
 
 
 def read_ranks(study: Study, cell: Cell) -> tuple[np.ndarray, np.ndarray] | None:

@@ -37,8 +37,9 @@ from cadc_rec.errors import (
 )
 from cadc_rec.log import log, track
 from cadc_rec.machine import visible_gpus
-from cadc_rec.store.atomic import write_atomically
+from cadc_rec.store.atomic import disk_explained, make_folder, write_atomically
 from cadc_rec.store.remote.trees import bring_files, local_tree, send_files
+from cadc_rec.study.data_changes import of_older_data, read_by
 from cadc_rec.study.run.budget import finished_record, plan_study
 from cadc_rec.study.run.grid import Cell, Study, read_study
 from cadc_rec.study.run.records import record_done, record_undone
@@ -89,6 +90,7 @@ def run_study(
         len(outcome.failed),
         len(outcome.unavailable),
     )
+    runner.warn_of_older_data()
     if outcome.failed:
         raise CadcError(
             f"{len(outcome.failed)} of {len(study.cells)} cells failed, the first of them "
@@ -213,6 +215,22 @@ class StudyRunner:
                     log.warning("%s failed: %s", cell.id, error)
         return outcome
 
+    def warn_of_older_data(self) -> None:
+        """Say which finished cells were run before their data changed."""
+        cells = self.folder / "cells"
+        records = [finished_record(cells, cell) for cell in self.study.cells]
+        runs = [read_by(record) for record in records if record is not None]
+        older = of_older_data(run for run in runs if run is not None)
+        if older:
+            log.warning(
+                "the data changed after %d of the cells were run, the first of them %s: their "
+                "numbers do not compare with the others'; remove their files from %s, and start "
+                "the study again",
+                len(older),
+                older[0],
+                cells,
+            )
+
     def _missing_archives(self) -> dict[str, str]:
         """The datasets whose raw data is not here and cannot be downloaded, and why."""
         missing = {}
@@ -279,9 +297,11 @@ class StudyRunner:
         if self.data_dir is not None:
             command += ["--data-dir", str(self.data_dir)]
         path = self.folder / "logs" / f"{cell.id}.log"
-        path.parent.mkdir(parents=True, exist_ok=True)
         failure = path.with_name(f"{cell.id}.failure.json").resolve()
-        failure.unlink(missing_ok=True)
+        make_folder(path.parent, self.workdir)
+        with disk_explained(self.workdir):
+            failure.unlink(missing_ok=True)
+            path.touch()
         # With CHILD_MARK, a killed study leaves no cell training on.
         marks = {CHILD_MARK: str(os.getpid()), FAILURE_FILE: str(failure)}
         with path.open("w", encoding="utf-8") as file:

@@ -2,8 +2,10 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
+from cadc_rec.errors import CadcError
 from cadc_rec.study.report.doubts import doubts
 from cadc_rec.study.report.report import write_report
 from cadc_rec.study.report.study_data import load_studies
@@ -26,11 +28,27 @@ def test_a_log_that_changed_between_runs_is_said(new_study):
     study = new_study()
     data = {"config": {"data": {"k_core": 0}}}
     for seed, folder in enumerate(("/w/prepare/aa", "/elsewhere/prepare/aa", "/w/prepare/bb")):
-        add(study, seed, artifacts={"prepare": folder}, **data)
+        when = {"finished": f"2026-01-0{seed + 1}T00:00:00Z"}
+        add(study, seed, artifacts={"prepare": folder}, **data, **when)
     (text,) = said_of(study)
-    assert "2 and 1 of them read different contents" in text
+    assert text.startswith("The data changed: 2 of these 3 runs, ml-1m-cadc-init_frozen-10-0 among")
     page = write_report(study.folder).page.read_text("utf-8")
     assert f'<p class="warning">{text[:40]}' in page
+
+
+def test_ranks_of_other_users_say_which_run_is_older(new_study):
+    """The log got new users after gold was run, so the two cannot be compared at all."""
+    study = new_study()
+    data = {"config": {"data": {"k_core": 0}}}
+    for number, (method, day) in enumerate((("gold", 1), ("cadc", 2))):
+        seen = {"artifacts": {"prepare": f"/w/prepare/{number}"}, "finished": f"2026-01-0{day}"}
+        study.add_done("ml-1m", method, None, 10.0, 0, 60, (0.0, 0.0, 9.0), **data, **seen)
+    ranks = study.folder / "ranks" / "ml-1m-cadc-none-10-0.parquet"
+    pq.write_table(pq.read_table(ranks).slice(1), ranks)
+    with pytest.raises(CadcError) as caught:
+        write_report(study.folder)
+    assert "of different users (999 and 1,000, 999 of them the same)" in str(caught.value)
+    assert "data changed: remove the file of ml-1m-gold-none-10-0, and of" in str(caught.value)
 
 
 @pytest.mark.parametrize("other", [{"artifacts": {"prepare": "/w/prepare/aa"}}, {}])

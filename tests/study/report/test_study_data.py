@@ -9,8 +9,9 @@ import pytest
 from cadc_rec.errors import CadcError
 from cadc_rec.study.report.groups import Comparisons, stage_seconds, time_ratio
 from cadc_rec.study.report.report import write_report
-from cadc_rec.study.report.study_data import load_studies
+from cadc_rec.study.report.study_data import load_studies, told_apart
 from cadc_rec.study.run.records import _cpu_seconds
+from tests.study.report.conftest import DATASETS, StudyFolder
 
 PLACE = ("ml-1m", "cadc", "init_frozen", 10.0)
 
@@ -26,6 +27,22 @@ def test_every_wanted_cell_is_there_in_the_order_of_the_grid(whole_study):
 
 def test_a_folder_of_studies_gives_all_of_them_tables_first(whole_study):
     assert [s.layout for s in load_studies(whole_study)] == ["table1", "table2", "figure1"]
+
+
+def test_sets_of_one_title_are_told_apart_by_their_keys(tmp_path, monkeypatch):
+    """Two cuts of one log in two studies: their lines and their rows would be one."""
+    monkeypatch.setitem(DATASETS, "cut", DATASETS["ml-1m"])
+    for name, dataset in (("one", "ml-1m"), ("two", "cut")):
+        study = StudyFolder(tmp_path / name, layout="grid")
+        for other in (dataset, "epinions-20core"):
+            study.add_done(other, "mf", None, 1.0, 0, 55, (1.0, 0.0, 0.0))
+    titles = [
+        [cell.dataset_title for cell in study.cells] for study in told_apart(load_studies(tmp_path))
+    ]
+    assert titles == [
+        ["MovieLens 1M (ml-1m)", "Epinions, 20-core"],
+        ["MovieLens 1M (cut)", "Epinions, 20-core"],
+    ]
 
 
 def test_validation_is_in_no_stage_but_its_own(new_study):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -173,6 +174,22 @@ def test_a_later_call_tries_only_what_failed(write, pretend, tmp_path, cli):
     assert written(tmp_path)[RANDOM] == before[RANDOM]
 
 
+def test_cells_from_before_their_data_changed_are_named(write, pretend, finished, tmp_path, cli):
+    """Two cells of one log, then a third that finds other contents of it."""
+    pretend()
+    assert "data changed" not in cli("study", write(), "--workdir", tmp_path).err
+    grown = tmp_path / "prepare" / "0123456789abcdef"
+    shutil.copytree(finished.result["artifacts"]["prepare"], grown)
+    result = finished.result | {"artifacts": finished.result["artifacts"] | {"prepare": str(grown)}}
+    pretend({MF: Ended(0, json.dumps(result))})
+    for path in (tmp_path / "studies" / "tiny-study" / "cells").glob("*.json"):
+        path.write_text(path.read_text().replace('"finished": "2', '"finished": "1'))  # long ago
+    said = cli("study", write(("cadc", "random", "mf")), "--workdir", tmp_path)
+    assert said.code == 0
+    assert "the data changed after 2 of the cells were run" in said.err
+    assert "remove their files from" in said.err
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -327,6 +344,16 @@ def test_a_mistyped_data_folder_is_refused_and_not_taken_for_missing_archives(wr
     assert shown.code == 2
     assert f"{tmp_path / 'nowhere'}: no such folder; correct --data-dir." in shown.err
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("name", ["logs", "cells"])
+def test_a_file_in_the_place_of_a_studys_folder_is_named(write, tmp_path, cli, name):
+    place = tmp_path / "work" / "studies" / "tiny-study" / name
+    place.parent.mkdir(parents=True)
+    place.write_text("")
+    shown = cli("study", write(), "--workdir", tmp_path / "work")
+    assert shown.code == 2
+    assert f"error: {place}: is a file, not a folder; choose another one with" in shown.err
 
 
 def test_a_study_that_cannot_be_run_leaves_nothing_behind(write, tmp_path, cli):
