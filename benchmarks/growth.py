@@ -199,12 +199,20 @@ DOCS = Measured(
 """What is recorded, into the page."""
 
 
+def _rows(text: str) -> float:
+    """A number of rows, as a command line has it."""
+    try:
+        return parse_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, read the records, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("study", type=Path, help="the study's folder, WORKDIR/studies/NAME")
     parser.add_argument(
-        "--on-paper", type=parse_number, metavar="ROWS", help="a size that was not run, such as 1B"
+        "--on-paper", type=_rows, metavar="ROWS", help="a size that was not run, such as 1B"
     )
     parser.add_argument("--out", type=Path, help="write the stages as JSON, too")
     asked = parser.parse_args(arguments)

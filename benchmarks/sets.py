@@ -34,6 +34,7 @@ from cadc_rec.log import log, set_up_logging
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import Artifact
 from cadc_rec.study.run.budget import absence
+from cadc_rec.study.run.cells import data_folder
 from cadc_rec.study.run.grid import Cell, read_study
 
 STUDY = ROOT / "configs" / "study" / "scale.toml"
@@ -148,7 +149,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines.append("")
     for row in rows:
         reason = (
-            f" Not available: {row['absent']}."
+            f" Not available: {row['absent'].rstrip('.')}."
             if row.get("absent")
             else f" Filters: {row['filters']}."
         )
@@ -225,7 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows = json.loads(RECORDED.read_text("utf-8"))["sets"]
             DOCS.write()
         else:
-            rows = rows_of(asked.study, asked.workdir, asked.data_dir, asked.only)
+            # A mistyped folder is no reason to write that nothing is at hand.
+            data_dir = data_folder(asked.data_dir)
+            rows = rows_of(asked.study, asked.workdir, data_dir, asked.only)
             if asked.out is not None:
                 asked.out.parent.mkdir(parents=True, exist_ok=True)
                 document = strict_json.dumps({"schema_version": 1, "sets": rows}, indent=2)

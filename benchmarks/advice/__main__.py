@@ -13,6 +13,7 @@ for curves is learned anew for each set, from the other sets' curves.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ from benchmarks.advice.curves import Recorded, curves_of, read_curves
 from benchmarks.advice.page import shown, summary
 from benchmarks.advice.usual import as_code, learned
 from cadc_rec import strict_json
+from cadc_rec.errors import CadcError
 from cadc_rec.study.run.grid import read_study
 
 
@@ -77,5 +79,13 @@ def main(
         out.write_text(strict_json.dumps(document, indent=1) + "\n", "utf-8")
 
 
+def command() -> None:
+    """`main` of a command line; a study that cannot be read is a sentence."""
+    try:
+        typer.run(main)
+    except CadcError as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    command()

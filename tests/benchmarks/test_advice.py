@@ -1,12 +1,13 @@
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.advice.__main__ import main
+from benchmarks.advice.__main__ import command, main
 from benchmarks.advice.check import Checked, cheap_ratios, check_cells, costs_of
 from benchmarks.advice.curves import Recorded, curves_of, read_curves
 from benchmarks.advice.page import recorded_tables, shown, summary
@@ -173,3 +174,10 @@ def test_what_was_written_makes_the_tables_of_the_page(studies, tmp_path, capsys
 @pytest.mark.slow
 def test_what_is_shipped_as_usual_is_what_the_recorded_curves_say():
     assert learned(read_curves(FOLDER / "curves.json")) == USUAL
+
+
+def test_a_study_that_was_not_run_is_a_sentence(tmp_path, monkeypatch):
+    asked = ["advice", "nowhere.toml", "--workdir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", asked)
+    with pytest.raises(SystemExit, match=r"error: .*nowhere: holds no study\.json"):
+        command()

@@ -87,3 +87,9 @@ def test_a_study_without_generated_logs_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         growth.main([str(tmp_path)])
     assert str(ended.value).startswith(f"error: {tmp_path}: has no")
+
+
+def test_a_size_that_is_no_number_is_named_with_what_one_looks_like(capsys):
+    with pytest.raises(SystemExit):
+        growth.main(["anywhere", "--on-paper", "xB"])
+    assert "--on-paper: 'xB' is no number such as 50M, 2.5B or 3000" in capsys.readouterr().err

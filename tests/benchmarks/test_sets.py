@@ -66,3 +66,11 @@ def test_the_study_plans_with_the_sizes_that_were_recorded():
             size = planned[name].size
             found = (row["users"], row["items"], row["train"])
             assert (size.users, size.items, size.interactions) == found, name
+
+
+def test_a_mistyped_data_folder_is_refused_and_nothing_is_written(tmp_path):
+    out = tmp_path / "sets.json"
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(SystemExit, match="nowhere: no such folder; correct --data-dir"):
+        sets.main(["--data-dir", str(nowhere), "--out", str(out)])
+    assert not out.exists()

@@ -17,6 +17,8 @@ from cadc_rec.study.report.kept import ENOUGH, METRIC, Kept, Sample, method_name
 from cadc_rec.study.report.paper import UNFILTERED
 
 _NAMED = 4  # sets that a sentence names
+# A sample with histories may take more of them than all interactions without.
+_OF_BYTES = "of the bytes that all training interactions take"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def sentences_of_one(one: Kept) -> tuple[Sentence, ...]:
         saved += ", and all the training takes {} in place of {}".format(*times)
         saved += f" ({_digits(100.0 * best.time)} of the time)"
     size = _bytes(best)
-    saved += "" if size is None else f"; the sample has {_digits(100.0 * size)} of the bytes"
+    saved += "" if size is None else f"; the sample has {_digits(100.0 * size)} {_OF_BYTES}"
     return _three(out, f"{cost}.", f"{saved}.")
 
 
@@ -108,7 +110,7 @@ def sentences_of_many(found: Sequence[Kept]) -> tuple[Sentence, ...]:
     times = [100.0 * sample.time for sample in best if sample.time is not None]
     saved += f", and its training takes {_percent(times)} of the time" if times else ""
     sizes = [100.0 * size for size in map(_bytes, best) if size is not None]
-    saved += f"; the sample has {_percent(sizes)} of the bytes" if sizes else ""
+    saved += f"; the sample has {_percent(sizes)} {_OF_BYTES}" if sizes else ""
     return _three(f"{out}.", f"{cost}.", f"{saved}.")
 
 
