@@ -72,8 +72,16 @@ class Kept:
 
     @property
     def least(self) -> Sample | None:
-        """The smallest share that keeps `ENOUGH` on validation; None where no measured one does."""
-        return next((one for one in self.samples if (one.validated or 0.0) >= ENOUGH), None)
+        """The smallest share that keeps `ENOUGH` on validation, as all larger measured ones do.
+
+        A small share alone that does is more likely luck. None where the largest does not.
+        """
+        found = None
+        for sample in reversed(self.samples):
+            if (sample.validated or 0.0) < ENOUGH:
+                break
+            found = sample
+        return found
 
     @property
     def shown(self) -> Sample:

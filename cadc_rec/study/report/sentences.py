@@ -38,16 +38,17 @@ def sentences_of_one(one: Kept) -> tuple[Sentence, ...]:
     reached = f"{mine}% against {theirs}%{of_interval(best)}"
     if one.least is None:
         out = (
-            f"On {one.title}, no measured share of the labelled examples keeps {ENOUGH:.0f}% of "
-            f"the {METRIC.upper()} that {whole} reaches on all, on validation; the nearest, "
-            f"{one.method} on "
+            f"On {one.title}, the largest measured share of the labelled examples does not keep "
+            f"{ENOUGH:.0f}% of the {METRIC.upper()} that {whole} reaches on all, on validation; "
+            f"the nearest, {one.method} on "
             f"{_part(best)} ({_counts(best)}), keeps {best.kept:.1f}% on test: {reached}."
         )
     else:
         out = (
             f"On {one.title}, {one.method} keeps {best.kept:.1f}% of the {METRIC.upper()} that "
             f"{whole} reaches, on {_part(best)} of the labelled examples ({_counts(best)}), the "
-            f"smallest measured share that keeps {ENOUGH:.0f}% on validation: {reached}."
+            f"smallest measured share that keeps {ENOUGH:.0f}% on validation, as all larger ones "
+            f"do: {reached}."
         )
     before, also = (g.seconds() or {} for g in (best.group, one.everything))
     cost = f"{_cost(best.kept)}; {_told(best.compared)}"
