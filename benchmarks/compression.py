@@ -98,7 +98,7 @@ def short(grid: Grid, sets: dict[str, str]) -> str:
         rows.append(row)
     names = [_name(method, ratio) for method, ratio in SHORT]
     heads = ["set", "Gold standard: HR@10 %", *(f"{name} (time / gold)" for name in names)]
-    return _markdown(heads, rows) if rows else ""
+    return "\n\n".join([_markdown(heads, rows), *_kept_tables(rows)]) if rows else ""
 
 
 def _name(method: str, ratio: float) -> str:
@@ -107,12 +107,14 @@ def _name(method: str, ratio: float) -> str:
 
 def _hit_rate(group: Group | None) -> str:
     value = group.metric(_HR) if group else None
-    return "–" if value is None else formatting.spread(value)
+    return "–" if group is None or value is None else formatting.spread(value) + _mark(group)
 
 
 def curves(grid: Grid, sets: dict[str, str]) -> str:
     """A table a set: a row a share, and what each of `CURVES` keeps of its accuracy on all rows."""
-    parts, compared = [], []
+    parts: list[str] = []
+    every: list[list[str]] = []
+    compared = []
     for dataset, title in sets.items():
         whole = {method: grid.whole(dataset, method) for method in CURVES}
         found = [g for g in grid.groups(dataset) if g.method in CURVES and not g.contender.variant]
@@ -139,12 +141,14 @@ def curves(grid: Grid, sets: dict[str, str]) -> str:
         for name in names:
             heads += [f"{name}: HR@10 / NDCG@10 %", "of all rows"]
         parts.append(f"{title}:\n\n{_markdown(heads, rows)}")
+        every += rows
     about = (
         "- of all rows: HR@10 in percent of the same method's on all labelled examples, over the "
         "seeds that both have, with the 95% interval of a paired bootstrap over users; Random on "
         "all of them is the gold standard."
     )
-    return "\n\n".join([*parts, *_notes(compared), about]) if parts else ""
+    notes = [*_notes(compared), about, *_kept_tables(every)]
+    return "\n\n".join([*parts, *notes]) if parts else ""
 
 
 def methods(grid: Grid, sets: dict[str, str]) -> str:
@@ -171,7 +175,8 @@ def methods(grid: Grid, sets: dict[str, str]) -> str:
         "- +, −, =: HR@10 is better or worse than the gold standard's, or cannot be told from it, "
         "by a paired bootstrap over users."
     )
-    return "\n\n".join([_markdown(heads, rows), *_notes(compared), about])
+    notes = [*_notes(compared), about, *_kept_tables(rows)]
+    return "\n\n".join([_markdown(heads, rows), *notes])
 
 
 def selections(grid: Grid, sets: dict[str, str]) -> str:
@@ -272,7 +277,24 @@ def _share(ratio: float) -> str:
 
 def _metrics(group: Group | None) -> str:
     found = [group.metric(metric) if group else None for metric in METRICS]
-    return " / ".join(formatting.spread(value) for value in found if value) or "–"
+    values = " / ".join(formatting.spread(value) for value in found if value)
+    return values + _mark(group) if group and values else "–"
+
+
+def _mark(group: Group) -> str:
+    """Behind what was reached without towers, in all seeds or in some."""
+    bare = [cell.kept == "tables" for cell in group.done]
+    return " †" if all(bare) else " (†)" if any(bare) else ""
+
+
+def _kept_tables(rows: Iterable[Sequence[str]]) -> list[str]:
+    """What the marks mean, if there are any."""
+    if not any("†" in entry for row in rows for entry in row):
+        return []
+    return [
+        "- †: of the tables alone, in every seed; (†): in some. On validation the towers added "
+        "nothing, so they were dropped, and no labelled example has a part in the figure."
+    ]
 
 
 def _kept(compared: Comparison | None) -> str:

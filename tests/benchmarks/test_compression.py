@@ -114,6 +114,22 @@ def test_every_method_stands_beside_gold(page):
     ]
 
 
+def test_what_tables_alone_reached_is_marked(page, tmp_path):
+    assert not any("†" in table for table in compression.tables(page).values())
+    content = json.loads((tmp_path / "scale.json").read_text())
+    plain = {one["ratio"]: one for one in content["cells"] if not one["variant"]
+             and one["method"] == "recipe"}  # fmt: skip
+    plain[10.0]["kept"] = plain[100.0]["kept"] = "tables"
+    content["cells"].append(plain[100.0] | {"id": "another", "seed": 1, "kept": "towers"})
+    (tmp_path / "scale.json").write_text(json.dumps(content))
+    tables = compression.tables(read(["scale"], tmp_path))
+    assert rows(tables["scale-short"])[0][4:6] == ["18.00 † (0.143)", "16.00 ± 0.00 (†) (0.057)"]
+    assert rows(tables["scale-curves"])[1][2] == "18.00 / 9.00 †"
+    assert "16.00 ± 0.00 / 8.00 ± 0.00 (†) +" in tables["scale-methods"]
+    assert all("dropped" in tables[f"scale-{mark}"] for mark in ("short", "curves", "methods"))
+    assert "†" not in tables["scale-selections"]
+
+
 def test_sets_that_are_split_by_time_stand_apart(page):
     assert rows(compression.tables(page)["scale-by-time"]) == [["Prior alone", "3.00 / 1.50"]]
 
