@@ -55,7 +55,7 @@ def main() -> None:
     ratio = spread([compiled / plain for compiled, plain in pairs])
     print(f"time, compiled over plain: {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
     if asked.out:
-        found = {"first epoch": first, "rounds": work.repeats, "ratio": asdict(ratio)}
+        found = {"first_epoch": first, "rounds": work.repeats, "ratio": asdict(ratio)}
         add(asked.out, f"{asked.method}-{asked.threads}", found)
 
 

@@ -101,12 +101,15 @@ class Measured:
 if __name__ == "__main__":
     measured = Measured(StageRunner.make)
     setattr(StageRunner, "make", lambda *asked: measured(*asked))  # noqa: B010 - replaced on purpose
-    out, name = sys.argv[2:4] if sys.argv[1:2] == ["--out"] else (None, None)
-    if out:
+    out = name = ""
+    if sys.argv[1:2] == ["--out"]:
+        if len(sys.argv) < 5:
+            sys.exit("error: --out takes a file, a name in it, and then cadc-rec's command")
+        out, name = sys.argv[2:4]
         del sys.argv[1:4]
     try:
         main()
     finally:
         measured.end()
-        if out and name:
+        if out:
             add(Path(out), name, measured.seconds)
