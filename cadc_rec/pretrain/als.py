@@ -17,7 +17,7 @@ from cadc_rec.config.experiment import AlsConfig
 from cadc_rec.data.columns import rows_of_items
 from cadc_rec.data.randomness import Purpose
 from cadc_rec.pretrain.alternating import Interactions
-from cadc_rec.pretrain.factor_tables import FactorTable
+from cadc_rec.pretrain.factor_tables import FactorTable, ReplicatedTable
 from cadc_rec.pretrain.least_squares import Entries, LeastSquares, Only
 
 _PIECE = 2**20  # confidences formed at once
@@ -154,4 +154,8 @@ def _entries(
         return whole if only is None else whole[only]
 
     found = None if weights is None else matrix(weights).data
-    return Entries.of(matrix(np.ones(len(columns), np.float32)), found, table.local.device)
+    values = matrix(np.ones(len(columns), np.float32))
+    entries = Entries.of(values, found, table.local.device)
+    if isinstance(table, ReplicatedTable):  # then so is the other, which the columns name
+        return entries.in_blocks((n_columns, table.local.shape[1]))
+    return entries

@@ -1,7 +1,8 @@
-"""The loop of `pretrain.kernels.FusedGradient`, compiled by numba when it is first called.
+"""Factorizations' loops over entries on CPU, compiled by numba when they are first called.
 
-In: rows of a pattern, both tables. Out: the rows' gradient, and the sums of errors and losses. A
-row is summed in one order, so the result does not depend on which thread has it.
+That of `pretrain.kernels.FusedGradient`, those of `pretrain.blocked_products`, and what orders
+entries for both (`pretrain.column_blocks`). In: rows of a pattern, tables. Out: sums for each row,
+formed in one order, so they do not depend on which thread has it.
 """
 
 from __future__ import annotations
@@ -106,8 +107,9 @@ def _log_loss(probability: Any, n: int) -> Any:
 def add_gradient(
     start: int,
     stop: int,
-    crow: Any,
+    pointers: Any,
     col: Any,
+    width: int,
     label: Any,
     mine: Any,
     others: Any,
@@ -116,40 +118,163 @@ def add_gradient(
     into: Any,
     sums: Any,
 ) -> None:
-    """Add the gradient of the rows ``start:stop``.
+    """Add the gradient of the rows ``start:stop``, a block of columns after the other.
 
     Args:
         start: the first row.
         stop: after the last one.
-        crow: row pointers ``[rows + 1]``.
-        col: columns ``[n]``.
+        pointers: row pointers ``[blocks, rows + 1]``.
+        col: columns, counted from their block's first ``[n]``.
+        width: columns of a block.
         label: of all entries, float32.
         mine: float32 ``[rows, d]``.
         others: float32 ``[columns, d]``.
         other_bias: float32 ``[columns]``.
         bias: float32.
         into: ``[rows, d]``, receives ``sum (sigma(score) - label) * others[c]``.
-        sums: ``[rows, 2]``, receives the sums of the entries' errors and losses.
+        sums: ``[rows, 2]``, to which the sums of the entries' errors and losses are added.
     """
     value = np.empty(_CHUNK, np.float32)
     bits = np.empty(_CHUNK, np.int32)
     power = bits.view(np.float32)
+    for block in range(pointers.shape[0]):
+        crow = pointers[block]
+        table = others[block * width : (block + 1) * width]
+        table_bias = other_bias[block * width : (block + 1) * width]
+        for row in range(start, stop):
+            first = crow[row]
+            if first == crow[row + 1]:
+                continue
+            error, loss = np.float32(0), np.float32(0)
+            while first < crow[row + 1]:
+                last = min(first + _CHUNK, crow[row + 1])
+                n = last - first
+                _products(mine[row], table, col, first, last, value)
+                for k in range(n):
+                    value[k] += table_bias[col[first + k]] + bias
+                _sigmoid(value, bits, power, n)
+                if label > 0:
+                    loss += _log_loss(value, n)
+                for k in range(n):
+                    value[k] -= label
+                    error += value[k]
+                _add_rows(into[row], table, col, first, last, value)
+                first = last
+            sums[row, 0] += error
+            sums[row, 1] += loss
+
+
+@compiled(fastmath=True, nogil=True)
+def add_weighted(
+    start: int, stop: int, pointers: Any, col: Any, width: int, weight: Any, others: Any, into: Any
+) -> None:
+    """Add ``sum weight[k] * others[c]`` to the rows ``start:stop`` of `into`.
+
+    Args:
+        start: the first row.
+        stop: after the last one.
+        pointers: see `add_gradient`; so are `col` and `width`.
+        col: of each entry.
+        width: of a block.
+        weight: of each entry, float32 ``[n]``.
+        others: float32 ``[columns, d]``.
+        into: float32 ``[rows, d]``.
+    """
+    for block in range(pointers.shape[0]):
+        crow = pointers[block]
+        table = others[block * width : (block + 1) * width]
+        for row in range(start, stop):
+            first, last = crow[row], crow[row + 1]
+            if first < last:
+                _add_rows(into[row], table, col, first, last, weight[first:last])
+
+
+@compiled(fastmath=True, nogil=True)
+def add_squares(
+    start: int,
+    stop: int,
+    pointers: Any,
+    col: Any,
+    width: int,
+    weight: Any,
+    mine: Any,
+    others: Any,
+    into: Any,
+) -> None:
+    """Add ``sum weight[k] * (mine[r] . others[c]) * others[c]`` to the rows ``start:stop``.
+
+    Args:
+        start: the first row.
+        stop: after the last one.
+        pointers: see `add_gradient`; so are `col` and `width`.
+        col: of each entry.
+        width: of a block.
+        weight: of each entry, float32 ``[n]``.
+        mine: float32 ``[rows, d]``.
+        others: float32 ``[columns, d]``.
+        into: float32 ``[rows, d]``.
+    """
+    value = np.empty(_CHUNK, np.float32)
+    for block in range(pointers.shape[0]):
+        crow = pointers[block]
+        table = others[block * width : (block + 1) * width]
+        for row in range(start, stop):
+            first = crow[row]
+            while first < crow[row + 1]:
+                last = min(first + _CHUNK, crow[row + 1])
+                _products(mine[row], table, col, first, last, value)
+                for k in range(last - first):
+                    value[k] *= weight[first + k]
+                _add_rows(into[row], table, col, first, last, value)
+                first = last
+
+
+@compiled(nogil=True)
+def count_in_blocks(start: int, stop: int, crow: Any, col: Any, shift: int, counts: Any) -> None:
+    """Count the entries of rows ``start:stop`` in each block, into ``counts[block, row + 1]``.
+
+    Args:
+        start: the first row.
+        stop: after the last one.
+        crow: row pointers ``[rows + 1]``.
+        col: columns ``[n]``.
+        shift: a block has ``2 ** shift`` columns.
+        counts: ``[blocks, rows + 1]``, to which is added.
+    """
     for row in range(start, stop):
-        error, loss = np.float32(0), np.float32(0)
-        first = crow[row]
-        while first < crow[row + 1]:
-            last = min(first + _CHUNK, crow[row + 1])
-            n = last - first
-            _products(mine[row], others, col, first, last, value)
-            for k in range(n):
-                value[k] += other_bias[col[first + k]] + bias
-            _sigmoid(value, bits, power, n)
-            if label > 0:
-                loss += _log_loss(value, n)
-            for k in range(n):
-                value[k] -= label
-                error += value[k]
-            _add_rows(into[row], others, col, first, last, value)
-            first = last
-        sums[row, 0] = error
-        sums[row, 1] = loss
+        for k in range(crow[row], crow[row + 1]):
+            counts[col[k] >> shift, row + 1] += 1
+
+
+@compiled(nogil=True)
+def place_in_blocks(
+    start: int,
+    stop: int,
+    crow: Any,
+    col: Any,
+    shift: int,
+    pointers: Any,
+    values: Any,
+    placed: Any,
+) -> None:
+    """Put the `values` of rows ``start:stop`` where ``pointers[block, row]`` begins.
+
+    Args:
+        start: the first row.
+        stop: after the last one.
+        crow: row pointers ``[rows + 1]``.
+        col: columns ``[n]``.
+        shift: a block has ``2 ** shift`` columns.
+        pointers: ``[blocks, rows + 1]``, places in `placed`.
+        values: ``[n]``.
+        placed: ``[n]``, receives them.
+    """
+    blocks = pointers.shape[0]
+    at = np.empty(blocks, np.int64)
+    for row in range(start, stop):
+        for block in range(blocks):
+            at[block] = pointers[block, row]
+        for k in range(crow[row], crow[row + 1]):
+            block = col[k] >> shift
+            placed[at[block]] = values[k]
+            at[block] += 1

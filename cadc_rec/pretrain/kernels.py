@@ -6,9 +6,9 @@ same sums:
 
 - `torch_gradient`, sparse kernels of torch (cuSPARSE on CUDA, MKL on CPU);
 - `FusedGradient`, one loop on CPU, compiled by numba (`pretrain.fused_loop`). A row's columns are
-  read twice while they are still in the nearest cache, no array of all entries is written, and a
-  row's sum is always formed in the same order, so the result does not depend on the number of
-  threads;
+  read twice while they are still in the nearest cache, and a row's sum is always formed in the same
+  order, so the result does not depend on the number of threads. Where the other side's table is
+  larger than the caches, entries go by blocks of it (`pretrain.column_blocks`);
 - `TritonGradient` (`pretrain.triton_gradient`), the same as one kernel on CUDA, where Triton is.
 
 Compiling takes seconds, so the loop is for those who have enough entries (`worth_compiling`).
@@ -136,9 +136,10 @@ class FusedGradient:
 
     def __init__(self, lanes: Lanes) -> None:
         # numba takes half a second to import, and few of those who read this file have a loop.
+        from cadc_rec.pretrain.column_blocks import by_blocks
         from cadc_rec.pretrain.fused_loop import add_gradient
 
-        self.lanes, self._add_gradient = lanes, add_gradient
+        self.lanes, self._add_gradient, self._by_blocks = lanes, add_gradient, by_blocks
 
     def __call__(
         self,
@@ -152,17 +153,17 @@ class FusedGradient:
     ) -> Gradient:
         """See `EntriesGradient`."""
         crow, col = pattern.crow.numpy(), pattern.col.numpy()
-        # Of equal entries, not equal rows: the busiest rows often stand together.
-        ends = np.linspace(0, int(crow[-1]), self.lanes.pieces + 1)[1:-1]
-        parts = [0, *np.searchsorted(crow, ends).tolist(), len(crow) - 1]
+        row_bytes = others.shape[1] * others.element_size()
+        blocks = self._by_blocks(crow, col, len(others), row_bytes, self.lanes)
         sums = np.zeros((len(crow) - 1, 2), np.float32)
         arrays = [tensor.numpy() for tensor in (mine, others, other_bias)]
         target, value, wanted = into.numpy(), np.float32(bias.item()), np.float32(label)
 
         def solve(rows: tuple[int, int]) -> None:
-            self._add_gradient(*rows, crow, col, wanted, *arrays, value, target, sums)
+            entries = (blocks.pointers, blocks.col, blocks.width)
+            self._add_gradient(*rows, *entries, wanted, *arrays, value, target, sums)
 
-        self.lanes.map(solve, [(a, b) for a, b in pairwise(parts) if a < b])
+        self.lanes.map(solve, self.lanes.rows(crow))
         error, loss = sums.sum(0, dtype=np.float64)
         return Gradient(bias.new_tensor(error), bias.new_tensor(loss))
 
@@ -200,6 +201,13 @@ class Lanes:
         for future in futures:
             future.exception()  # waits: nothing may still write when the error is raised
         return [future.result() for future in futures]
+
+    def rows(self, crow: np.ndarray) -> list[tuple[int, int]]:
+        """First and last row, exclusive, of pieces of a CSR ``[rows + 1]``; no piece is empty."""
+        # Of equal entries, not equal rows: the busiest rows often stand together.
+        ends = np.linspace(0, int(crow[-1]), self.pieces + 1)[1:-1]
+        cuts = [0, *np.searchsorted(crow, ends).tolist(), len(crow) - 1]
+        return [(a, b) for a, b in pairwise(cuts) if a < b]
 
     def cut(self, start: int, stop: int) -> list[range]:
         """``start .. stop`` in `pieces` equal pieces; no piece is empty."""

@@ -10,7 +10,8 @@ With the columns fixed, each row is a linear problem of its own, of the matrix
 
 - all weights one: the matrix is every row's, so one Cholesky factor solves all of them exactly;
 - otherwise: conjugate gradients from where the row stands, for all rows at once (Takacs et al.
-  2011). A step is a sampled dense-dense and a sparse-dense product, as in `pretrain.kernels`.
+  2011). A step is a sampled dense-dense and a sparse-dense product, as in `pretrain.kernels`, and
+  where the other table outgrows the caches one loop by blocks (`pretrain.blocked_products`).
 
 In: each rank's rows of the matrix, and of its transpose. Out: two `FactorTable`s, updated in place.
 A rank solves its share of the rows; how the others come to see them is up to the table
@@ -22,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,8 +34,12 @@ from cadc_rec.data.randomness import Key, normal_blocks
 from cadc_rec.distributed.processes import Processes, one_torch_thread
 from cadc_rec.models.conjugate_gradients import conjugate_gradients
 from cadc_rec.models.sparse import products_at, weighted_sums
+from cadc_rec.pretrain.column_blocks import columns_at_once
 from cadc_rec.pretrain.factor_tables import FactorTable, ReplicatedTable
 from cadc_rec.pretrain.kernels import Pattern
+
+if TYPE_CHECKING:
+    from cadc_rec.pretrain.blocked_products import BlockedProducts
 
 _INITIAL_STD = 0.01
 _SMALL_WORK = 2**27  # multiplications of a pass over the entries: some five milliseconds
@@ -50,11 +56,14 @@ class Entries:
         pattern: CSR.
         pull: float32 ``[n]``.
         extra: float32 ``[n]``; None where every weight is one.
+        blocked: the entries by blocks of columns, where that pays; `pull` and `extra` are then
+            there alone.
     """
 
     pattern: Pattern
     pull: torch.Tensor
     extra: torch.Tensor | None
+    blocked: BlockedProducts | None = None
 
     @classmethod
     def of(
@@ -81,12 +90,55 @@ class Entries:
         extra = weights.astype(np.float32, copy=False) - np.float32(1)
         return cls(pattern, tensor((pull * weights).astype(np.float32)), tensor(extra))
 
-    def piece(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`pull` and `extra` of consecutive rows, or of all."""
+    def in_blocks(self, shape: tuple[int, int]) -> Entries:
+        """The same by blocks of columns, where that pays.
+
+        Args:
+            shape: of the table that columns name, which must be whole on this rank.
+        """
+        crow, col = self.pattern.crow, self.pattern.col
+        width = columns_at_once(len(col), len(crow) - 1, shape[0], shape[1] * 4)
+        if self.extra is None or self.pull.device.type != "cpu" or width >= shape[0]:
+            return self
+        from cadc_rec.pretrain.blocked_products import BlockedProducts  # imports numba
+
+        weights = self.pull.numpy(), self.extra.numpy()
+        blocked = BlockedProducts.of(crow.numpy(), col.numpy(), weights, shape[0], width)
+        return Entries(self.pattern, self.pull[:0], self.extra[:0], blocked)
+
+    def products(self, rows: slice, pattern: Pattern) -> BlockedProducts | SparseProducts:
+        """What least squares asks of consecutive rows, or of all.
+
+        Args:
+            rows: which.
+            pattern: their entries; columns name rows of the table that the products are given.
+        """
+        if self.blocked is not None:
+            return self.blocked
         if rows.start is None:
-            return self.pull, self.extra
+            return SparseProducts(pattern, self.pull, self.extra)
         part = slice(int(self.pattern.crow[rows.start]), int(self.pattern.crow[rows.stop]))
-        return self.pull[part], None if self.extra is None else self.extra[part]
+        extra = None if self.extra is None else self.extra[part]
+        return SparseProducts(pattern, self.pull[part], extra)
+
+
+@dataclass(frozen=True)
+class SparseProducts:
+    """Sums over the entries of rows, by sparse products; the attributes are those of `Entries`."""
+
+    pattern: Pattern
+    pull: torch.Tensor
+    extra: torch.Tensor | None
+
+    def target(self, others: torch.Tensor) -> torch.Tensor:
+        """``sum pull * others[c]`` of each row ``[rows, d]``; others is ``[columns, d]``."""
+        return weighted_sums(self.pattern.crow, self.pattern.col, self.pull, others)
+
+    def times(self, x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """``sum extra * (x . others[c]) * others[c]`` of each row; x is ``[rows, d]``."""
+        assert self.extra is not None
+        at = products_at(self.pattern.crow, self.pattern.col, x, others).mul_(self.extra)
+        return weighted_sums(self.pattern.crow, self.pattern.col, at, others)
 
 
 class LeastSquares:
@@ -155,7 +207,7 @@ class LeastSquares:
 
     def sweeps(self, count: int) -> Iterator[None]:
         """`count` times: solve the rows, then the columns; yields after each."""
-        work = len(self._by_row.pull) * self.left.local.shape[1]
+        work = len(self._by_row.pattern.col) * self.left.local.shape[1]
         small = work <= _SMALL_WORK and self.left.local.device.type == "cpu"
         for _ in range(count):
             with one_torch_thread(small):
@@ -177,13 +229,13 @@ class LeastSquares:
             # Of so small a matrix, in float64, the inverse is exact enough, and one product.
             inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
         for rows, pattern, others in other.pieces(entries.pattern):
-            pull, extra = entries.piece(rows)
-            target = weighted_sums(pattern.crow, pattern.col, pull, others)
-            if extra is None:
+            products = entries.products(rows, pattern)
+            target = products.target(others)
+            if entries.extra is None:
                 solved[rows] = (target.double() @ inverse).to(mine.dtype)
             else:
                 solved[rows] = self._conjugate_gradients(
-                    mine[rows], target, gram.to(mine.dtype), others, pattern, extra
+                    mine[rows], target, gram.to(mine.dtype), others, products
                 )
         if only is not None:
             table.local[chosen] = solved
@@ -195,15 +247,13 @@ class LeastSquares:
         target: torch.Tensor,
         gram: torch.Tensor,
         others: torch.Tensor,
-        pattern: Pattern,
-        extra: torch.Tensor,
+        products: BlockedProducts | SparseProducts,
     ) -> torch.Tensor:
         """`steps` steps towards the solution of every row, side by side."""
 
         def times(x: torch.Tensor) -> torch.Tensor:
             """Every row's own matrix times its vector."""
-            at = products_at(pattern.crow, pattern.col, x, others).mul_(extra)
-            return x @ gram + weighted_sums(pattern.crow, pattern.col, at, others)
+            return x @ gram + products.times(x, others)
 
         return conjugate_gradients(times, start.clone(), target - times(start), self.steps)
 

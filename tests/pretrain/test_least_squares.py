@@ -8,9 +8,10 @@ from scipy import sparse
 from cadc_rec.config.experiment import AlsConfig, ComputeConfig
 from cadc_rec.data.randomness import Purpose
 from cadc_rec.distributed.processes import processes
-from cadc_rec.pretrain import least_squares
+from cadc_rec.pretrain import column_blocks, least_squares
 from cadc_rec.pretrain.als import confidences, train_als
 from cadc_rec.pretrain.alternating import Interactions
+from cadc_rec.pretrain.blocked_products import BlockedProducts
 from cadc_rec.pretrain.factor_tables import ReplicatedTable
 from cadc_rec.pretrain.least_squares import LeastSquares
 
@@ -192,3 +193,42 @@ def test_a_small_problem_is_one_threads_and_the_others_come_back(
     finally:
         torch.set_num_threads(before)
     assert seen == {expected}
+
+
+def test_a_table_larger_than_the_caches_is_read_by_blocks_with_the_same_result(alone, monkeypatch):
+    rng = np.random.default_rng(4)
+    n_users, n_items = 400, 6
+    taken = [np.sort(rng.choice(n_items, rng.integers(1, 5), False)) for _ in range(n_users)]
+    indptr = np.concatenate([[0], np.cumsum([len(items) for items in taken])])
+    matrix = sparse.csr_array(
+        (np.ones(indptr[-1]), np.concatenate(taken), indptr), shape=(n_users, n_items)
+    )
+    by_item = matrix.tocsc()
+    data = Interactions(
+        indptr.astype(np.int64),
+        matrix.indices.astype(np.int32),
+        by_item.indptr.astype(np.int64),
+        by_item.indices.astype(np.int32),
+        rng.uniform(0.5, 2, indptr[-1]).astype(np.float32),
+    )
+
+    def tables():
+        weights = torch.zeros(n_users, 4), torch.zeros(n_items, 4)
+        users, items = (ReplicatedTable(weight, alone) for weight in weights)
+        config = AlsConfig(iterations=3, half_life=2.0, alpha=5.0)
+        for _ in train_als(users, items, data, config, 0):
+            pass
+        return weights
+
+    seen = []
+    of = BlockedProducts.of
+    monkeypatch.setattr(BlockedProducts, "of", lambda *given: seen.append(given) or of(*given))
+    expected = tables()
+    assert not seen
+    monkeypatch.setattr(column_blocks, "_LARGE_TABLE", 1000)
+    monkeypatch.setattr(column_blocks, "_BLOCK", 1024)  # 64 users of 16 bytes
+    received = tables()
+    assert len(seen) == 1  # the items' entries; the users' table is the large one
+    for a, b in zip(expected, received, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+        assert a.abs().max() > 0.1

@@ -1,0 +1,88 @@
+"""Entries by blocks of columns: the same entries, and the same sums, in another order."""
+
+import numpy as np
+import pytest
+import torch
+
+from cadc_rec.pretrain import column_blocks
+from cadc_rec.pretrain.column_blocks import by_blocks, columns_at_once
+from cadc_rec.pretrain.kernels import FusedGradient, Lanes, Pattern
+
+ROWS, COLUMNS, WIDTH = 9, 1000, 4
+
+
+@pytest.fixture
+def small_caches(monkeypatch):
+    """Caches so small that a table of 1,000 rows of 16 bytes wants blocks of 64."""
+    monkeypatch.setattr(column_blocks, "_LARGE_TABLE", 2**10)
+    monkeypatch.setattr(column_blocks, "_BLOCK", 2**10)
+
+
+def pattern(index=np.int32):
+    rng = np.random.default_rng(7)
+    lengths = rng.multinomial(6000, np.linspace(1, 5, ROWS - 1) / 24)
+    lengths = np.insert(lengths, 3, 0)  # an empty row
+    crow = np.concatenate([[0], np.cumsum(lengths)]).astype(index)
+    return crow, rng.integers(0, COLUMNS, crow[-1]).astype(index)
+
+
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_block_has_each_rows_entries_in_their_order(small_caches, index, threads):
+    crow, col = pattern(index)
+    blocks = by_blocks(crow, col, COLUMNS, 4 * WIDTH, Lanes(threads))
+    assert blocks.width == 64
+    assert blocks.pointers.shape == (16, ROWS + 1)  # 1,000 columns, 64 at once
+    assert blocks.pointers.dtype == blocks.col.dtype == index
+    for block, pointers in enumerate(blocks.pointers):
+        for row in range(ROWS):
+            whole = col[crow[row] : crow[row + 1]]
+            expected = [c - 64 * block for c in whole if c // 64 == block]
+            assert blocks.col[pointers[row] : pointers[row + 1]].tolist() == expected
+
+
+@pytest.mark.parametrize("label", [1.0, 0.0])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_sums_are_those_of_one_block(monkeypatch, label, threads):
+    crow, col = pattern()
+    rng = np.random.default_rng(8)
+    mine, others, other_bias = (
+        torch.from_numpy(rng.normal(size=shape).astype(np.float32))
+        for shape in ((ROWS, WIDTH), (COLUMNS, WIDTH), (COLUMNS,))
+    )
+    entries = Pattern(torch.from_numpy(crow), torch.from_numpy(col))
+
+    def sums():
+        into = torch.zeros_like(mine)
+        kernel = FusedGradient(Lanes(threads))
+        gradient = kernel(entries, label, mine, others, other_bias, torch.tensor(0.3), into)
+        return into, gradient.bias, gradient.loss
+
+    whole = sums()
+    monkeypatch.setattr(column_blocks, "_LARGE_TABLE", 2**10)
+    monkeypatch.setattr(column_blocks, "_BLOCK", 2**10)
+    for expected, received in zip(whole, sums(), strict=True):
+        torch.testing.assert_close(received, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_table_that_a_cache_holds_is_one_block_and_nothing_is_copied():
+    crow, col = pattern()
+    blocks = by_blocks(crow, col, COLUMNS, 4 * WIDTH, Lanes())
+    assert blocks.pointers.shape == (1, ROWS + 1)
+    assert blocks.col is col
+
+
+@pytest.mark.parametrize(
+    ("entries", "rows", "columns", "width"),
+    [
+        (100_000_000, 20_000, 100_000, 100_000),  # 37 MiB of rows: cores share a cache for that
+        (100_000_000, 20_000, 1_000_000, 4_096),  # 1.5 MiB at once, 20 entries of a row in each
+        (100_000_000, 1_000_000, 1_000_000, 262_144),  # 100 of a row: six blocks at most
+        (10_000_000, 1_000_000, 1_000_000, 1_000_000),  # ten of a row: no block has enough of them
+        (0, 1_000_000, 1_000_000, 1_000_000),
+    ],
+)
+def test_blocks_are_as_wide_as_a_core_holds_if_rows_have_enough_in_each(
+    entries, rows, columns, width
+):
+    assert columns_at_once(entries, rows, columns, 96 * 4) == width
