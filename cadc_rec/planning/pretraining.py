@@ -106,7 +106,8 @@ def plan_pretraining(
         fetched = 4 * looked_up * width * 4 if world > 1 else 0
         tables = "partitioned" if world > 1 else "replicated"
         return PretrainPlan("mlp", tables, 4 * both // world + fetched, 0, dealable=True)
-    rows = held_rows(config, sizes.interactions, machines.world_size, machines.device == "cuda")
+    extents, on_gpu = (sizes.users, sizes.items), machines.device == "cuda"
+    rows = held_rows(config, sizes.interactions, extents, machines.world_size, on_gpu)
     loss = "squares" if config.model == "als" else config.loss
     usable = (1 - reserve) * machines.memory - rows.training
     divided = partitions(mf_tables, loss, extent, usable)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cadc_rec.config.experiment import PretrainConfig
+from cadc_rec.pretrain.column_blocks import columns_at_once
 
 _FLOAT = 4
 
@@ -27,21 +28,30 @@ class HeldRows:
     training: int
 
 
-def held_rows(config: PretrainConfig, interactions: int, world_size: int, on_gpu: bool) -> HeldRows:
+def held_rows(
+    config: PretrainConfig,
+    interactions: int,
+    sizes: tuple[int, int],
+    world_size: int,
+    on_gpu: bool,
+) -> HeldRows:
     """Of matrix factorization or ALS.
 
     Args:
-        config: the model, its loss and negatives.
+        config: the model, its width, its loss and negatives.
         interactions: of D_full.
+        sizes: users and items.
         world_size: ranks that share them.
         on_gpu: whether they lie in a GPU's memory.
     """
     entries = interactions // world_size
     index = 4 if entries < 2**31 else 8
     columns = 2 * entries * index if on_gpu or index == 8 else 0  # in both orders
+    ordered = entries * index if not on_gpu and _in_blocks(config, interactions, sizes) else 0
     if config.model == "als":
         # Values and confidences of both orders; two arrays of products while a side is solved.
-        kept = columns + 2 * entries * 2 * _FLOAT
+        kept = columns + 2 * entries * 2 * _FLOAT + ordered
+        # In blocks, values and confidences are held twice while they are ordered.
         return HeldRows(kept, kept + 2 * entries * _FLOAT)
     if config.loss == "softmax":
         kept = columns + 2 * entries * _FLOAT  # a one for each interaction, in both orders
@@ -49,4 +59,13 @@ def held_rows(config: PretrainConfig, interactions: int, world_size: int, on_gpu
     # A kernel on CUDA draws the negatives itself, but where the rows to fetch must be known; and
     # those of the items want the users of all ranks' interactions (`alternating.py`).
     drawn = 0 if on_gpu and world_size == 1 else entries * config.negatives * index
-    return HeldRows(columns, columns + drawn)
+    return HeldRows(columns, columns + drawn + ordered * max(1, config.negatives))
+
+
+def _in_blocks(config: PretrainConfig, interactions: int, sizes: tuple[int, int]) -> bool:
+    """Whether a half-step orders its entries by blocks of the other side."""
+    row_bytes = (config.factors + 1) * _FLOAT
+    return any(
+        columns_at_once(interactions, rows, columns, row_bytes) < columns
+        for rows, columns in (sizes, sizes[::-1])
+    )

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from cadc_rec.config.experiment import PretrainConfig
 from cadc_rec.pretrain import column_blocks
 from cadc_rec.pretrain.column_blocks import by_blocks, columns_at_once
+from cadc_rec.pretrain.held_rows import held_rows
 from cadc_rec.pretrain.kernels import FusedGradient, Lanes, Pattern
 
 ROWS, COLUMNS, WIDTH = 9, 1000, 4
@@ -86,3 +88,21 @@ def test_blocks_are_as_wide_as_a_core_holds_if_rows_have_enough_in_each(
     entries, rows, columns, width
 ):
     assert columns_at_once(entries, rows, columns, 96 * 4) == width
+
+
+@pytest.mark.parametrize(
+    ("model", "users", "more"),
+    [
+        ("mf", 1_000_000, 4 * 50_000_000),  # a copy of 50 million negatives, in order
+        ("als", 1_000_000, 4 * 50_000_000),  # of the columns of the items' interactions
+        ("mf", 100_000, 0),  # a table of 37 MiB is read as it is
+        ("als", 100_000, 0),
+    ],
+)
+def test_the_plan_counts_the_ordered_copy(model, users, more):
+    config = PretrainConfig(model=model)
+    on_cpu = held_rows(config, 100_000_000, (users, 20_000), 2, on_gpu=False)
+    one_block = held_rows(config, 100_000_000, (10_000, 20_000), 2, on_gpu=False)
+    assert on_cpu.training - one_block.training == more
+    on_gpu = [held_rows(config, 100_000_000, (n, 20_000), 2, True) for n in (users, 10_000)]
+    assert on_gpu[0] == on_gpu[1]

@@ -126,7 +126,7 @@ def _build_als(
     dim = config.factors + 1  # without a bias, every element of a row is a factor
     rows = (dataset.n_users, dataset.n_items)
     on_gpu, world = processes.device.type == "cuda", processes.world_size
-    held = held_rows(config, len(dataset.train_item), world, on_gpu).training
+    held = held_rows(config, len(dataset.train_item), rows, world, on_gpu).training
     user, item = plain_tables(rows, dim, processes, sharding, mf_tables, held)
     sweeps = train_als(user, item, Interactions.of(dataset), config.als, seed)
     chief = processes.rank == 0

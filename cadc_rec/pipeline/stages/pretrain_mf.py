@@ -120,7 +120,7 @@ def _factor_tables(
     memory = processes.broadcast(process_memory(processes, sharding))
     extent = Extent(n_users, n_items, width, processes.world_size)
     on_gpu, world = processes.device.type == "cuda", processes.world_size
-    rows = held_rows(config, len(dataset.train_item), world, on_gpu).training
+    rows = held_rows(config, len(dataset.train_item), (n_users, n_items), world, on_gpu).training
     if partitions(mf_tables, config.loss, extent, (1 - sharding.reserve) * memory - rows):
         block = block_rows(memory, width)
         bias = nn.Parameter(torch.zeros((), device=processes.device))
