@@ -37,7 +37,9 @@ def page_with_tables(page: str) -> str:
     _, end, after = rest.partition(END)
     if not end:
         raise SystemExit(f"{PAGE} lacks the marks\n{BEGIN}\n{END}")
-    return f"{before}{BEGIN}\n\n{methods_table()}\n\n{reference()}\n\n{END}{after}"
+    cited = "<!-- cited: settings, as the code has them -->"  # no figures that anybody measured
+    tables = f"{methods_table()}\n\n{reference()}"
+    return f"{before}{BEGIN}\n{cited}\n\n{tables}\n\n<!-- /cited -->\n{END}{after}"
 
 
 def methods_table() -> str:

@@ -56,6 +56,7 @@ HELD: tuple[str, ...] = (
     "docs/architecture.md",
     "docs/bad-input.md",
     "docs/compression.md",
+    "docs/configuration.md",
     "docs/days.md",
     "docs/follow.md",
     "docs/glossary.md",
