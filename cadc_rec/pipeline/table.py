@@ -141,8 +141,9 @@ def _pretrain(job: Job) -> Together:
     from cadc_rec.pipeline.training_run import saved_training
 
     e = job.experiment
-    rows = int(job.artifact("dataset").info["train"])
-    pretrain.warm_up(e.pretrain, rows, e.compute.device)
+    info = job.artifact("dataset").info
+    sizes = int(info["users"]), int(info["items"])
+    pretrain.warm_up(e.pretrain, int(info["train"]), sizes, e.compute.device)
 
     def build(processes: Processes, draft: Draft) -> None:
         data = sampled_validation(job.open_dataset(), e.evaluate.users, e.data.split_seed)

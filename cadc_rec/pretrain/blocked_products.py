@@ -26,14 +26,14 @@ class BlockedProducts:
         crow: row pointers of all entries ``[rows + 1]``, by which threads share the rows.
         blocks: the entries.
         pull: float32 ``[n]``, in the order of the blocks.
-        extra: float32 ``[n]``, likewise.
+        extra: float32 ``[n]``, likewise; None where every weight is one.
         lanes: threads.
     """
 
     crow: np.ndarray
     blocks: ColumnBlocks
     pull: np.ndarray
-    extra: np.ndarray
+    extra: np.ndarray | None
     lanes: Lanes
 
     @classmethod
@@ -41,7 +41,7 @@ class BlockedProducts:
         cls,
         crow: np.ndarray,
         col: np.ndarray,
-        weights: tuple[np.ndarray, np.ndarray],
+        weights: tuple[np.ndarray, np.ndarray | None],
         columns: int,
         width: int,
     ) -> BlockedProducts:
@@ -55,8 +55,9 @@ class BlockedProducts:
             width: columns of a block, a power of two.
         """
         lanes = Lanes(torch.get_num_threads())
-        blocks, (pull, extra) = ordered_blocks(crow, col, columns, width, lanes, weights)
-        return cls(crow, blocks, pull, extra, lanes)
+        given = [each for each in weights if each is not None]
+        blocks, (pull, *extra) = ordered_blocks(crow, col, columns, width, lanes, given)
+        return cls(crow, blocks, pull, extra[0] if extra else None, lanes)
 
     def target(self, others: torch.Tensor) -> torch.Tensor:
         """``sum pull * others[c]`` of each row ``[rows, d]``; others is ``[columns, d]``."""

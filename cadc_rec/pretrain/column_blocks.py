@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from cadc_rec.pretrain.kernels import Lanes
 
 _LARGE_TABLE = 2**26  # bytes; a smaller one is in a cache that cores share, if not in their own
-_BLOCK = 2**21  # bytes of a block's rows at most
+_WANTED = 2**21  # bytes of a block's rows, about: those that a core's own cache holds
+_MOST = 2**25  # bytes; larger blocks gain too little
 _ENTRIES = 16  # of a row and a block, on average; with fewer a row would be visited for too little
+_WORTH_ORDERING = 2**21  # entries; with fewer, compiling what orders them takes longer
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,16 @@ def columns_at_once(entries: int, rows: int, columns: int, row_bytes: int) -> in
         columns: of the pattern, which are rows of the table that is read.
         row_bytes: of such a row.
     """
-    if columns * row_bytes <= _LARGE_TABLE:
+    if entries < _WORTH_ORDERING or columns * row_bytes <= _LARGE_TABLE:
         return columns
     most = entries // max(1, rows * _ENTRIES)  # blocks
     if most < 2:
         return columns
-    wanted = max(_BLOCK // row_bytes, -(-columns // most), 1)
+    wanted = max(_WANTED // row_bytes, -(-columns // most), 1)
     width: int = 1 << (wanted.bit_length() - 1)
     if -(-columns // width) > most:
         width *= 2
-    return width
+    return width if width * row_bytes <= _MOST else columns
 
 
 def by_blocks(

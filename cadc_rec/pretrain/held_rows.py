@@ -47,25 +47,34 @@ def held_rows(
     entries = interactions // world_size
     index = 4 if entries < 2**31 else 8
     columns = 2 * entries * index if on_gpu or index == 8 else 0  # in both orders
-    ordered = entries * index if not on_gpu and _in_blocks(config, interactions, sizes) else 0
+    sides = 0 if on_gpu else sides_in_blocks(config, interactions, sizes)
     if config.model == "als":
         # Values and confidences of both orders; two arrays of products while a side is solved.
-        kept = columns + 2 * entries * 2 * _FLOAT + ordered
-        # In blocks, values and confidences are held twice while they are ordered.
-        return HeldRows(kept, kept + 2 * entries * _FLOAT)
+        kept = columns + 2 * entries * 2 * _FLOAT + sides * entries * index
+        # While entries are ordered there are the unordered ones, too, and what those were made of.
+        arrays = 4 if sides else 2
+        return HeldRows(kept, kept + arrays * entries * _FLOAT)
     if config.loss == "softmax":
         kept = columns + 2 * entries * _FLOAT  # a one for each interaction, in both orders
         return HeldRows(kept, kept)
     # A kernel on CUDA draws the negatives itself, but where the rows to fetch must be known; and
     # those of the items want the users of all ranks' interactions (`alternating.py`).
     drawn = 0 if on_gpu and world_size == 1 else entries * config.negatives * index
-    return HeldRows(columns, columns + drawn + ordered * max(1, config.negatives))
+    ordered = entries * max(1, config.negatives) * index if sides else 0  # one side's at a time
+    return HeldRows(columns, columns + drawn + ordered)
 
 
-def _in_blocks(config: PretrainConfig, interactions: int, sizes: tuple[int, int]) -> bool:
-    """Whether a half-step orders its entries by blocks of the other side."""
+def sides_in_blocks(config: PretrainConfig, interactions: int, sizes: tuple[int, int]) -> int:
+    """How many sides' half-steps order their entries by blocks of the other side, on CPU.
+
+    Args:
+        config: the model, its width and negatives.
+        interactions: of D_full.
+        sizes: users and items.
+    """
+    entries = interactions * (max(1, config.negatives) if config.model == "mf" else 1)
     row_bytes = (config.factors + 1) * _FLOAT
-    return any(
-        columns_at_once(interactions, rows, columns, row_bytes) < columns
+    return sum(
+        columns_at_once(entries, rows, columns, row_bytes) < columns
         for rows, columns in (sizes, sizes[::-1])
     )

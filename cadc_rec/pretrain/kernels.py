@@ -106,6 +106,16 @@ def compile_kernels() -> None:
     FusedGradient(Lanes())(pattern, 1.0, one, one, one[:, 0].contiguous(), one.sum(), one.clone())
 
 
+def compile_ordering(least_squares: bool) -> None:
+    """The same of what orders int32 patterns by blocks, and of `least_squares`' loops over them."""
+    from cadc_rec.pretrain.blocked_products import BlockedProducts
+
+    crow, col, weight = np.array([0, 1], np.int32), np.zeros(1, np.int32), np.ones(1, np.float32)
+    products, one = BlockedProducts.of(crow, col, (weight, weight), 1, 1), torch.ones(1, 4)
+    if least_squares:
+        products.times(products.target(one), one)
+
+
 def torch_gradient(
     pattern: Pattern,
     label: float,

@@ -98,13 +98,16 @@ class Entries:
         """
         crow, col = self.pattern.crow, self.pattern.col
         width = columns_at_once(len(col), len(crow) - 1, shape[0], shape[1] * 4)
-        if self.extra is None or self.pull.device.type != "cpu" or width >= shape[0]:
+        if self.pull.device.type != "cpu" or width >= shape[0]:
             return self
         from cadc_rec.pretrain.blocked_products import BlockedProducts  # imports numba
 
-        weights = self.pull.numpy(), self.extra.numpy()
+        extra = None if self.extra is None else self.extra.numpy()
+        weights = self.pull.numpy(), extra
         blocked = BlockedProducts.of(crow.numpy(), col.numpy(), weights, shape[0], width)
-        return Entries(self.pattern, self.pull[:0], self.extra[:0], blocked)
+        # New ones: a part of the old ones would keep all of them.
+        nothing = self.pull.new_empty(0)
+        return Entries(self.pattern, nothing, None if extra is None else nothing, blocked)
 
     def products(self, rows: slice, pattern: Pattern) -> BlockedProducts | SparseProducts:
         """What least squares asks of consecutive rows, or of all.
@@ -114,6 +117,7 @@ class Entries:
             pattern: their entries; columns name rows of the table that the products are given.
         """
         if self.blocked is not None:
+            assert rows.start is None  # of a whole table
             return self.blocked
         if rows.start is None:
             return SparseProducts(pattern, self.pull, self.extra)

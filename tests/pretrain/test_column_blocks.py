@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from cadc_rec.config.experiment import PretrainConfig
+from cadc_rec.pipeline.stages import pretrain
 from cadc_rec.pretrain import column_blocks
-from cadc_rec.pretrain.column_blocks import by_blocks, columns_at_once
-from cadc_rec.pretrain.held_rows import held_rows
-from cadc_rec.pretrain.kernels import FusedGradient, Lanes, Pattern
+from cadc_rec.pretrain.column_blocks import by_blocks, columns_at_once, ordered_blocks
+from cadc_rec.pretrain.fused_loop import count_in_blocks, place_in_blocks
+from cadc_rec.pretrain.held_rows import held_rows, sides_in_blocks
+from cadc_rec.pretrain.kernels import FusedGradient, Lanes, Pattern, compile_ordering
 
 ROWS, COLUMNS, WIDTH = 9, 1000, 4
 
@@ -17,7 +19,8 @@ ROWS, COLUMNS, WIDTH = 9, 1000, 4
 def small_caches(monkeypatch):
     """Caches so small that a table of 1,000 rows of 16 bytes wants blocks of 64."""
     monkeypatch.setattr(column_blocks, "_LARGE_TABLE", 2**10)
-    monkeypatch.setattr(column_blocks, "_BLOCK", 2**10)
+    monkeypatch.setattr(column_blocks, "_WANTED", 2**10)
+    monkeypatch.setattr(column_blocks, "_WORTH_ORDERING", 1)
 
 
 def pattern(index=np.int32):
@@ -45,7 +48,7 @@ def test_each_block_has_each_rows_entries_in_their_order(small_caches, index, th
 
 @pytest.mark.parametrize("label", [1.0, 0.0])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_sums_are_those_of_one_block(monkeypatch, label, threads):
+def test_the_sums_are_those_of_one_block(request, label, threads):
     crow, col = pattern()
     rng = np.random.default_rng(8)
     mine, others, other_bias = (
@@ -61,8 +64,8 @@ def test_the_sums_are_those_of_one_block(monkeypatch, label, threads):
         return into, gradient.bias, gradient.loss
 
     whole = sums()
-    monkeypatch.setattr(column_blocks, "_LARGE_TABLE", 2**10)
-    monkeypatch.setattr(column_blocks, "_BLOCK", 2**10)
+    request.getfixturevalue("small_caches")
+    assert by_blocks(crow, col, COLUMNS, 4 * WIDTH, Lanes()).pointers.shape[0] == 16
     for expected, received in zip(whole, sums(), strict=True):
         torch.testing.assert_close(received, expected, rtol=1e-5, atol=1e-4)
 
@@ -79,8 +82,10 @@ def test_a_table_that_a_cache_holds_is_one_block_and_nothing_is_copied():
     [
         (100_000_000, 20_000, 100_000, 100_000),  # 37 MiB of rows: cores share a cache for that
         (100_000_000, 20_000, 1_000_000, 4_096),  # 1.5 MiB at once, 20 entries of a row in each
-        (100_000_000, 1_000_000, 1_000_000, 262_144),  # 100 of a row: six blocks at most
+        (100_000_000, 200_000, 1_000_000, 32_768),  # 500 of a row: 31 blocks, of 12 MiB
+        (100_000_000, 1_000_000, 1_000_000, 1_000_000),  # 100: six blocks, which no cache holds
         (10_000_000, 1_000_000, 1_000_000, 1_000_000),  # ten of a row: no block has enough of them
+        (1_000_000, 1_000, 1_000_000, 1_000_000),  # sooner done than compiled
         (0, 1_000_000, 1_000_000, 1_000_000),
     ],
 )
@@ -94,7 +99,8 @@ def test_blocks_are_as_wide_as_a_core_holds_if_rows_have_enough_in_each(
     ("model", "users", "more"),
     [
         ("mf", 1_000_000, 4 * 50_000_000),  # a copy of 50 million negatives, in order
-        ("als", 1_000_000, 4 * 50_000_000),  # of the columns of the items' interactions
+        # Of the columns of the items' interactions; and two arrays more while they are ordered.
+        ("als", 1_000_000, (4 + 8) * 50_000_000),
         ("mf", 100_000, 0),  # a table of 37 MiB is read as it is
         ("als", 100_000, 0),
     ],
@@ -106,3 +112,34 @@ def test_the_plan_counts_the_ordered_copy(model, users, more):
     assert on_cpu.training - one_block.training == more
     on_gpu = [held_rows(config, 100_000_000, (n, 20_000), 2, True) for n in (users, 10_000)]
     assert on_gpu[0] == on_gpu[1]
+
+
+def test_each_negative_is_an_entry():
+    sizes = 1_000_000, 100_000  # 30 of an item are too few for two blocks, 120 are enough for 7
+    counts = [
+        sides_in_blocks(PretrainConfig(model="mf", negatives=k), 3_000_000, sizes) for k in (1, 40)
+    ]
+    assert counts == [0, 1]
+
+
+@pytest.mark.parametrize("model", ["mf", "als"])
+def test_what_orders_is_compiled_before_the_stages_seconds(model, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(pretrain, "compile_kernels", lambda: None)
+    monkeypatch.setattr(
+        pretrain, "compile_ordering", lambda least_squares: compiled.append(least_squares)
+    )
+    config = PretrainConfig(model=model)
+    pretrain.warm_up(config, 100_000_000, (100_000, 20_000), "cpu")
+    assert compiled == []
+    pretrain.warm_up(config, 100_000_000, (1_000_000, 20_000), "cpu")
+    assert compiled == [model == "als"]
+
+
+@pytest.mark.parametrize("least_squares", [False, True])
+def test_the_loops_are_compiled_for_what_they_are_called_with(least_squares):
+    compile_ordering(least_squares)
+    before = [len(loop.signatures) for loop in (count_in_blocks, place_in_blocks)]
+    crow, col = pattern()
+    ordered_blocks(crow, col, COLUMNS, 64, Lanes(2))
+    assert [len(loop.signatures) for loop in (count_in_blocks, place_in_blocks)] == before

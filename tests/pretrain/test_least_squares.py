@@ -13,7 +13,7 @@ from cadc_rec.pretrain.als import confidences, train_als
 from cadc_rec.pretrain.alternating import Interactions
 from cadc_rec.pretrain.blocked_products import BlockedProducts
 from cadc_rec.pretrain.factor_tables import ReplicatedTable
-from cadc_rec.pretrain.least_squares import LeastSquares
+from cadc_rec.pretrain.least_squares import Entries, LeastSquares
 
 ROWS, COLUMNS, DIM = 30, 20, 5
 KEY = (0, Purpose.ALS_INITIALIZATION)
@@ -195,7 +195,11 @@ def test_a_small_problem_is_one_threads_and_the_others_come_back(
     assert seen == {expected}
 
 
-def test_a_table_larger_than_the_caches_is_read_by_blocks_with_the_same_result(alone, monkeypatch):
+@pytest.mark.parametrize("half_life", [2.0, 0.0])
+@pytest.mark.parametrize("alpha", [5.0, 1.0])
+def test_a_table_larger_than_the_caches_is_read_by_blocks_with_the_same_result(
+    alone, monkeypatch, alpha, half_life
+):
     rng = np.random.default_rng(4)
     n_users, n_items = 400, 6
     taken = [np.sort(rng.choice(n_items, rng.integers(1, 5), False)) for _ in range(n_users)]
@@ -209,13 +213,13 @@ def test_a_table_larger_than_the_caches_is_read_by_blocks_with_the_same_result(a
         matrix.indices.astype(np.int32),
         by_item.indptr.astype(np.int64),
         by_item.indices.astype(np.int32),
-        rng.uniform(0.5, 2, indptr[-1]).astype(np.float32),
+        rng.uniform(0.5, 2, indptr[-1]).astype(np.float32) if half_life else None,
     )
 
     def tables():
         weights = torch.zeros(n_users, 4), torch.zeros(n_items, 4)
         users, items = (ReplicatedTable(weight, alone) for weight in weights)
-        config = AlsConfig(iterations=3, half_life=2.0, alpha=5.0)
+        config = AlsConfig(iterations=3, half_life=half_life, alpha=alpha)
         for _ in train_als(users, items, data, config, 0):
             pass
         return weights
@@ -226,9 +230,24 @@ def test_a_table_larger_than_the_caches_is_read_by_blocks_with_the_same_result(a
     expected = tables()
     assert not seen
     monkeypatch.setattr(column_blocks, "_LARGE_TABLE", 1000)
-    monkeypatch.setattr(column_blocks, "_BLOCK", 1024)  # 64 users of 16 bytes
+    monkeypatch.setattr(column_blocks, "_WANTED", 1024)  # 64 users of 16 bytes
+    monkeypatch.setattr(column_blocks, "_WORTH_ORDERING", 1)
     received = tables()
     assert len(seen) == 1  # the items' entries; the users' table is the large one
     for a, b in zip(expected, received, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
         assert a.abs().max() > 0.1
+
+
+def test_entries_by_blocks_do_not_keep_the_arrays_that_they_were_ordered_from(monkeypatch):
+    monkeypatch.setattr(column_blocks, "_LARGE_TABLE", 1)
+    monkeypatch.setattr(column_blocks, "_WANTED", 1024)
+    monkeypatch.setattr(column_blocks, "_WORTH_ORDERING", 1)
+    matrix = sparse.csr_array(np.ones((2, 400), np.float32))
+    entries = Entries.of(matrix, np.full(800, 3.0, np.float32), torch.device("cpu"))
+    ordered = entries.in_blocks((400, 4))
+    assert ordered.blocked is not None
+    assert ordered.pull.untyped_storage().nbytes() == 0
+    assert ordered.extra.untyped_storage().nbytes() == 0
+    assert (ordered.blocked.pull == 3).all()
+    assert (ordered.blocked.extra == 2).all()

@@ -19,9 +19,9 @@ from cadc_rec.pretrain.factor_tables import (
     PartitionedTable,
     plain_tables,
 )
-from cadc_rec.pretrain.held_rows import held_rows
+from cadc_rec.pretrain.held_rows import held_rows, sides_in_blocks
 from cadc_rec.pretrain.id_tables import IdTables, divisor
-from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
+from cadc_rec.pretrain.kernels import compile_kernels, compile_ordering, worth_compiling
 from cadc_rec.store.artifact import Draft
 
 if TYPE_CHECKING:
@@ -30,17 +30,22 @@ if TYPE_CHECKING:
 _SHARDING = ShardingConfig()
 
 
-def warm_up(config: PretrainConfig, interactions: int, device: str) -> None:
+def warm_up(config: PretrainConfig, interactions: int, sizes: tuple[int, int], device: str) -> None:
     """Compile what `build_tables` will need; not counted in the stage's seconds, like imports.
 
     Args:
         config: the model and its loss.
         interactions: rows of D_full.
+        sizes: users and items.
         device: ``compute.device``.
     """
+    on = choose_device(device, 0)
     compiled = config.model == "mf" and config.loss == "binary"
-    if compiled and worth_compiling(interactions, choose_device(device, 0)):
+    if compiled and worth_compiling(interactions, on):
         compile_kernels()
+    als = config.model == "als"
+    if (compiled or als) and on.type == "cpu" and sides_in_blocks(config, interactions, sizes):
+        compile_ordering(least_squares=als)
 
 
 def build_tables(
