@@ -25,7 +25,12 @@ SIZES = (
         "training interactions that the labelled examples and their histories refer to, and the "
         "share of all that they are",
     ),
-    Column("D_sel", "of all", "bytes of D_sel as Parquet, and the share of D_full's that they are"),
+    Column(
+        "D_sel",
+        "of all",
+        "bytes of D_sel as Parquet, and the share of D_full's that they are; a row of D_sel has "
+        "its history beside it, so this may be above 100%",
+    ),
 )
 
 
