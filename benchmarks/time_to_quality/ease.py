@@ -83,7 +83,7 @@ def item_weights(together: torch.Tensor, l2: float) -> torch.Tensor:
     own = inverse.diagonal().clone()
     inverse.div_(-own)
     inverse.diagonal().zero_()
-    return inverse.float()
+    return inverse.float().contiguous()  # SciPy would copy it for each block of users
 
 
 def scores(
