@@ -52,6 +52,7 @@ DOCS: tuple[Written, ...] = (
 
 HELD: tuple[str, ...] = (
     "README.md",
+    "docs/accuracy.md",
     "docs/advice.md",
     "docs/architecture.md",
     "docs/bad-input.md",
