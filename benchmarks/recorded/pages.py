@@ -62,6 +62,7 @@ HELD: tuple[str, ...] = (
     "docs/follow.md",
     "docs/glossary.md",
     "docs/launching.md",
+    "docs/performance.md",
     "docs/protocol.md",
     "docs/python.md",
     "docs/recipe.md",
