@@ -1,8 +1,8 @@
 """A pattern's entries by blocks of columns, so that what they read stays in a core's own cache.
 
 An item's interactions are with users from all over the log. Once the users' table is larger than
-the caches, each entry waits for memory: with a million users four times as long as with ten
-thousand. Blocks of columns are worked off one after the other instead, and the rows of one fit.
+the caches, each entry waits for memory. Blocks of columns are worked off one after the other
+instead, and the rows of one fit.
 
 In: a pattern as CSR, with its columns in any order. Out: the same entries ordered by block, then by
 row, and a CSR for each block. Each thread orders a piece of the rows; a row's entries keep their
