@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data.select.balanced import MOST_RUNS, RUN_ROWS
-from cadc_rec.data.select.blocks import BLOCK_ROWS
+from cadc_rec.data.select.blocks import BLOCK_ROWS, HISTORY_ROWS
 from cadc_rec.data.select.centres import part_rows
 from cadc_rec.data.select.sizes import wanted_rows
+from cadc_rec.data.streams import SHARD_GROUP_ROWS
 from cadc_rec.planning.sizes import Sizes
 
 _KEY = 8
@@ -18,10 +19,14 @@ _SORTED = 48  # of a row whose key is sorted among its item's
 _VECTORS = 2 * 4  # of a number of a vector: once in its table's type, once beside a constant
 _DISTANCES = 64  # of a row among which centres are chosen: its ids, their places, its distances
 _CHOSEN = 3 * 8  # of a row of a block: its place in a drawn order, its ids and those chosen
+_FORMED = 4 + 1 + 4  # of an item of a history: its id, whether there is one, and the ids there are
+_WAITING = 3 * 4  # of one in rows that wait for a whole row group, and while that is written
 _ALIKE = 16  # of random keys that differ one in so many begins as the last chosen one's, at most
 
 
-def selection_bytes(select: SelectConfig, sizes: Sizes, ranks: int, width: int) -> int:
+def selection_bytes(
+    select: SelectConfig, sizes: Sizes, ranks: int, width: int, history: int = 0
+) -> int:
     """Bytes of the rank that holds most.
 
     Args:
@@ -29,7 +34,18 @@ def selection_bytes(select: SelectConfig, sizes: Sizes, ranks: int, width: int) 
         sizes: ids, and interactions.
         ranks: that select together.
         width: of the pre-trained vectors.
+        history: items before a row that are written beside it, at most.
     """
+    return _choosing(select, sizes, ranks, width) + _histories(select, sizes, ranks, history)
+
+
+def _histories(select: SelectConfig, sizes: Sizes, ranks: int, length: int) -> int:
+    rows = -(-wanted_rows(select, sizes.interactions) // ranks)
+    formed, waiting = min(rows, HISTORY_ROWS), min(rows, SHARD_GROUP_ROWS)
+    return length * (_FORMED * formed + _WAITING * waiting)
+
+
+def _choosing(select: SelectConfig, sizes: Sizes, ranks: int, width: int) -> int:
     rows = -(-sizes.interactions // ranks)
     match select.kind:
         case "over-sampling" | "under-sampling":

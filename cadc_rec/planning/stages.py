@@ -57,7 +57,9 @@ def host_by_stage(
     engine = parse_memory(limit) if limit else _engine(machines)
     found = {"prepare": min(engine, _RAW_ROW * rows) if rows else engine}
     width = experiment.pretrain.factors + 1
-    found["select"] = selection_bytes(experiment.select, sizes, world, width)
+    found["select"] = selection_bytes(
+        experiment.select, sizes, world, width, experiment.history.length
+    )
     if experiment.transitions.window:
         found["transitions"] = transition_bytes(experiment.transitions, sizes, world)
     if machines.device == "cpu":

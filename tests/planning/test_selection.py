@@ -42,6 +42,16 @@ def test_bytes_are_those_of_the_ranks_share(kind, ranks, expected):
     assert selection_bytes(SelectConfig(kind=kind), SIZES, ranks, WIDTH) == expected
 
 
+@pytest.mark.parametrize(
+    ("ranks", "expected"),
+    [(64, 50 * (9 * 2**16 + 12 * 2**18)), (100_000, 50 * (9 * 10_000 + 12 * 10_000))],
+)
+def test_histories_are_formed_in_pieces_and_wait_for_a_row_group(ranks, expected):
+    """A tenth of ten thousand million rows, each with fifty items before it."""
+    asked = SelectConfig(kind="uniform", ratio=10)
+    assert selection_bytes(asked, SIZES, ranks, WIDTH, history=50) == expected
+
+
 def peak_of(work):
     """Bytes that NumPy and Python held more at most."""
     tracemalloc.start()

@@ -24,6 +24,8 @@ from cadc_rec.data.select.strata import StratifiedChoice
 from cadc_rec.data.streams import ROW_GROUP_ROWS, RowGroups
 
 BLOCK_ROWS = ROW_GROUP_ROWS
+HISTORY_ROWS = 2**16
+"""Chosen rows whose histories are formed at once."""
 _COUNTS, _ROWS = 0, 1  # kinds of draws: how many rows a block gives, and which
 
 

@@ -31,7 +31,16 @@ from cadc_rec.data.columns import has_columns, row_starts, train_files
 from cadc_rec.data.dataset import NO_ITEM, Dataset
 from cadc_rec.data.prepare.chosen import INTERACTIONS
 from cadc_rec.data.select import balanced, choices
-from cadc_rec.data.select.blocks import Block, Blocks, Choice, Given, OfStrata, counted, uniform
+from cadc_rec.data.select.blocks import (
+    HISTORY_ROWS,
+    Block,
+    Blocks,
+    Choice,
+    Given,
+    OfStrata,
+    counted,
+    uniform,
+)
 from cadc_rec.data.select.centres import k_centres
 from cadc_rec.data.select.choices import ByUser, PairKeys, Vectors
 from cadc_rec.data.select.ranks import Alone, Ranks
@@ -266,6 +275,11 @@ class _Target:
         positions = positions[first:last]
         if not len(positions):
             return
+        piece = HISTORY_ROWS if self.history else len(positions)
+        for begin in range(0, len(positions), piece):
+            self._write(block, positions[begin : begin + piece])
+
+    def _write(self, block: Block, positions: NDArray[np.int64]) -> None:
         rows = _take(block.table, block.start, positions)
         if self.history:
             at = block.start + positions
@@ -318,7 +332,9 @@ def _bytes(files: Iterable[Path]) -> int:
 
 def _take(block: pa.Table, start: int, positions: NDArray[np.int64]) -> pa.Table:
     """The rows at `positions`, with their position in D_full."""
-    whole = len(positions) == block.num_rows and bool((np.diff(positions) == 1).all())
-    rows = block if whole else block.take(pa.array(positions))
+    run = bool((np.diff(positions) == 1).all())
+    rows = (
+        block.slice(int(positions[0]), len(positions)) if run else block.take(pa.array(positions))
+    )
     row = pc.add(pa.array(positions), pa.scalar(start, pa.int64()))
     return rows.append_column(SELECTED.field("row"), row)

@@ -16,7 +16,7 @@ from cadc_rec.config.experiment import SelectConfig
 from cadc_rec.data import streams
 from cadc_rec.data.columns import write_columns
 from cadc_rec.data.prepare.chosen import INTERACTIONS
-from cadc_rec.data.select import balanced, blocks, shares
+from cadc_rec.data.select import balanced, blocks, build_selection, shares
 from cadc_rec.data.select.build_selection import build_selections
 from cadc_rec.data.select.ranks import Ranks
 from cadc_rec.data.streams import RowGroups
@@ -139,6 +139,7 @@ def test_shards_are_the_bytes_that_one_process_writes(
     alone.mkdir()
     draft = Draft(alone)
     build_selections([(asked, draft)], 7, d_full, history, vectors, gradients=gradients)
+    monkeypatch.setattr(build_selection, "HISTORY_ROWS", 11)  # histories piece by piece
     files, said = selected(d_full, tmp_path / "together", world, asked, history)
     assert files == bytes_of(alone)
     assert len(files) == 8
