@@ -302,6 +302,8 @@ def write_atomically(path: Path, text: str) -> None:
         _fsync(draft)
         draft.rename(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         folder = path.parent
         raise (disk_error(error, folder) or _folder_error(error, folder)) from error
 

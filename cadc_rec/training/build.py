@@ -385,21 +385,20 @@ def load_grown(
             if whole is None or whole.dim() != local.tensor.dim():
                 raise _other_model(local.name)
             others = _rows_of_others(local, reused)
-            if others is not None:
-                whole = whole.clone()
-                own = local.tensor[others - local.row].to(whole.dtype)
-                whole[others, local.column : local.column + local.tensor.shape[1]] = own.cpu()
+            own = local.tensor[:0] if others is None else local.tensor[others - local.row].clone()
             if whole.shape == local.tensor.shape:
                 local.tensor.copy_(whole)
-                continue
-            if whole.dim() != 2 or whole.shape[1] != local.width:
+            elif whole.dim() != 2 or whole.shape[1] != local.width:
                 raise _other_model(local.name)
-            rows, columns = local.tensor.shape
-            part = whole[:, local.column : local.column + columns]
-            there = min(max(len(part) - local.row, 0), rows)
-            local.tensor[:there] = part[local.row : local.row + there]
-            if any(part in local.name for part in _VALUES):
-                local.tensor[there:] = part[0]
+            else:
+                rows, columns = local.tensor.shape
+                part = whole[:, local.column : local.column + columns]
+                there = min(max(len(part) - local.row, 0), rows)
+                local.tensor[:there] = part[local.row : local.row + there]
+                if any(part in local.name for part in _VALUES):
+                    local.tensor[there:] = part[0]
+            if others is not None:
+                local.tensor[others - local.row] = own
 
 
 def _load_factors(

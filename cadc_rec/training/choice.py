@@ -135,7 +135,9 @@ def _weighted(tower: Tower, weight: float) -> Iterator[None]:
     parameters = list(tower.last_layer().parameters())
     before = [parameter.detach().clone() for parameter in parameters]
     tower.multiply(weight)
-    yield
-    with torch.no_grad():
-        for parameter, kept in zip(parameters, before, strict=True):
-            parameter.copy_(kept)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, kept in zip(parameters, before, strict=True):
+                parameter.copy_(kept)

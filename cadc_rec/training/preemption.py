@@ -25,15 +25,15 @@ def sigterm_noticed() -> Iterator[Callable[[], bool]]:
     A program that handles SIGTERM itself, or trains in another thread than its main one, goes on
     to do as it does.
     """
-    came = threading.Event()
+    came: list[int] = []  # appending takes no lock, which a second signal would wait for for ever
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield came.is_set
+        yield lambda: bool(came)
         return
-    signal.signal(signal.SIGTERM, lambda *_: came.set())
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     try:
-        yield came.is_set
+        yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if came.is_set():
+    if came:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from cadc_rec.errors import CadcError
 from cadc_rec.models.tower import Tower
 from cadc_rec.training.choice import added, choose
 
@@ -76,3 +77,17 @@ def test_what_towers_add_has_an_interval():
     assert (low, high) == pytest.approx(
         (found["ndcg@10"] - 1.96 * error, found["ndcg@10"] + 1.96 * error), abs=0.1 * error
     )
+
+
+def test_towers_that_cannot_be_ranked_stay_as_they_were_trained():
+    class Failing(Validation):
+        def best_ranks(self):
+            return np.full(1000, 3)
+
+        def ranks(self, scoring=None):
+            raise CadcError("no ranks.")
+
+    tower = UserTower()
+    with pytest.raises(CadcError, match="no ranks"):
+        choose(SimpleNamespace(user=tower), Failing(tower, {1.0: 3}, 4), TABLES)
+    assert tower.weight == 1.0

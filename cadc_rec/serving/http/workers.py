@@ -40,6 +40,7 @@ _SOON, _LATEST = 0.1, 30.0  # seconds until a worker is started again; doubled e
 _WELL = 10.0  # seconds after which a worker counts as one that runs
 _MORE_GRACE = 5.0  # seconds beyond a worker's own, after which it is killed
 _BEAT, _SILENT = 2.0, 30.0  # seconds between a worker's beats; without any, it is killed
+_STARTS = 4.0  # times the longest start, after which one that is not ready is killed
 _TRIES = 4  # starts that may fail before no more connections wait for the next one
 
 Run = Callable[[int, "Link"], Awaitable[None]]
@@ -175,6 +176,7 @@ class Workers:
         self._delay = [_SOON] * count
         self._due: dict[int, float] = dict.fromkeys(range(count), 0.0)  # places to fill, and when
         self._failed = [0] * count  # starts of each place in sequence
+        self._longest = 0.0  # seconds that a start took; 0 while none has succeeded
         self._looked = time.monotonic()
         self._askers: deque[_Worker] = deque()  # who asked to load the bundle
         self._errors: list[str] = []  # of the load that goes on
@@ -330,6 +332,7 @@ class Workers:
             match said["kind"]:
                 case "ready":
                     worker.ready = said["text"]
+                    self._longest = max(self._longest, time.monotonic() - worker.began)
                     self._failed[worker.place] = 0
                 case "failed":
                     worker.failed = said["text"]
@@ -411,14 +414,19 @@ class Workers:
         self._due[place] = time.monotonic() + delay
 
     def _end_silent(self) -> None:
-        """Kill a worker whose loop stands still: its share of the connections gets no answers."""
+        """Kill a worker whose loop stands still: its share of the connections gets no answers.
+
+        One that is not ready is given a multiple of what the longest start took.
+        """
         now = time.monotonic()
         paused, self._looked = now - self._looked > _SILENT / 2, now
         for worker in self._workers.values():
             if paused:  # it was this process that stood still, and perhaps all of them
                 worker.heard = now
-            if worker.ready and not self._stopping and now - worker.heard > _SILENT:
-                log.error("worker %d did nothing for %g s and is killed.", worker.place, _SILENT)
+            most = _SILENT if worker.ready else max(_SILENT, _STARTS * self._longest)
+            known = worker.ready or self._longest  # of the first start nobody knows what it takes
+            if known and not self._stopping and now - worker.heard > most:
+                log.error("worker %d did nothing for %.3g s and is killed.", worker.place, most)
                 worker.heard = now
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGKILL)

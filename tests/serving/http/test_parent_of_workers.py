@@ -39,6 +39,9 @@ async def run(place, link):
     loop = asyncio.get_running_loop()
     if os.path.exists(f"{folder}/damaged"):
         raise CadcError("damaged.")
+    if os.path.exists(f"{folder}/hangs"):
+        os.rename(f"{folder}/hangs", f"{folder}/hung")
+        time.sleep(60)
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     loop.add_signal_handler(signal.SIGHUP, hups.append, 1)
 
@@ -136,6 +139,31 @@ def test_a_worker_that_stands_still_is_replaced(parent):
     assert connection.recv(10) == b""  # it was killed
     assert parent.to(1)[1] != pid
     assert parent.to(0)[1] == other
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_while_it_starts_is_replaced(parent, tmp_path):
+    connection, pid = parent.to(1)
+    (tmp_path / "hangs").touch()
+    began = time.monotonic()
+    connection.sendall(b"die\n")
+    assert connection.recv(10) == b""
+    while not (tmp_path / "hung").exists():
+        assert time.monotonic() < began + 20
+        time.sleep(0.02)
+    end = time.monotonic() + 20
+    while True:  # what waits for it is cut off when it is killed
+        assert time.monotonic() < end
+        try:
+            with parent.connection() as one:
+                one.settimeout(10)
+                place, now = ask(one, "who").split()
+        except (OSError, ValueError):
+            continue
+        if place == "1":
+            break
+    assert int(now) != pid
+    assert time.monotonic() > began + 2  # seconds without a word, here
 
 
 @pytest.mark.slow
