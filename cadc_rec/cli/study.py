@@ -1,5 +1,6 @@
 """The commands for whole studies: run a grid, write its page, advise on the sample's size."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,13 @@ def study(
             min=1, help="Cells that run at the same time. Measured times compare only with 1."
         ),
     ] = 1,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run the cells of this dataset of the study's file alone. May be repeated.",
+            metavar="NAME",
+        ),
+    ] = None,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Run nothing; print the cells and the hours they would take."),
@@ -69,12 +77,12 @@ def study(
     from cadc_rec.study.run.cells import run_study
 
     if plan:
-        _print_plan(file, workdir, data_dir, budget, json)
+        _print_plan(file, dataset or (), workdir, data_dir, budget, json)
         return
     if json:
         raise CadcError("--json prints a plan; add --plan, or leave it out.")
     with stopped_gently("cells"):
-        folder = run_study(file, workdir, data_dir, jobs, budget)
+        folder = run_study(file, workdir, data_dir, jobs, budget, dataset or ())
     address = address_of(workdir)
     named = folder if address is None else f"{address}/{folder.relative_to(workdir)}"
     print(folder.resolve() if address is None else named)
@@ -82,13 +90,18 @@ def study(
 
 
 def _print_plan(
-    file: Path, workdir: Path, data_dir: Path | None, budget: float | None, json: bool
+    file: Path,
+    datasets: Sequence[str],
+    workdir: Path,
+    data_dir: Path | None,
+    budget: float | None,
+    json: bool,
 ) -> None:
     from cadc_rec.study.run.budget import plan_document, plan_lines, plan_study
     from cadc_rec.study.run.cells import data_folder
     from cadc_rec.study.run.grid import read_study
 
-    study = read_study(file)
+    study = read_study(file, datasets)
     budget = study.file.budget_hours if budget is None else budget
     planned = plan_study(study, workdir, data_folder(data_dir))
     if json:

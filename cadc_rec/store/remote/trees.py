@@ -85,8 +85,13 @@ def send_files(workdir: Path, files: Iterable[Path]) -> None:
             objects.put(file.relative_to(workdir).as_posix(), file.read_bytes())
 
 
-def bring_files(folder: Path, workdir: Path) -> None:
+def bring_files(folder: Path, workdir: Path, renewed: Collection[Path] = ()) -> None:
     """Have the small files of a folder here that the work folder's store has and this disk lacks.
+
+    Args:
+        folder: of the work folder.
+        workdir: the work folder.
+        renewed: files that are taken from the store though they are here.
 
     Raises:
         CadcError: the store cannot be read.
@@ -97,7 +102,8 @@ def bring_files(folder: Path, workdir: Path) -> None:
     objects = Objects(address)
     for found in objects.list(folder.relative_to(workdir).as_posix()):
         file = workdir / found.name
-        if not file.exists() and file.resolve().is_relative_to(folder.resolve()):
+        lacking = not file.exists() or file in renewed
+        if lacking and file.resolve().is_relative_to(folder.resolve()):
             with (
                 contextlib.suppress(LookupError),
                 downloaded(objects, found.name, workdir / ".tmp") as (draft, _),

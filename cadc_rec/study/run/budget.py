@@ -27,8 +27,7 @@ from cadc_rec.study.run.estimates import (
     estimated_stages,
     measured_seconds,
 )
-from cadc_rec.study.run.grid import Cell, Study
-from cadc_rec.study.run.records import cell_digest
+from cadc_rec.study.run.grid import Cell, Study, by_data
 
 _HOUR = 3600.0
 Key = TypeVar("Key")
@@ -106,7 +105,7 @@ def plan_study(study: Study, workdir: Path, data_dir: Path | None) -> Plan:
     """Estimate every cell; no dataset is downloaded or prepared.
 
     Args:
-        study: its cells.
+        study: its chosen cells, and those that are done already.
         workdir: where datasets may be prepared, and cells of this and other studies finished.
         data_dir: folder with the raw data.
     """
@@ -115,14 +114,18 @@ def plan_study(study: Study, workdir: Path, data_dir: Path | None) -> Plan:
     records = list(_records(workdir / "studies"))
     corrections = Corrections(records)
     finished = {cell.id: finished_record(mine / "cells", cell) for cell in study.cells}
-    absent = {name: absence(cell, data_dir) for name, cell in _by_dataset(study.cells)}
-    sizes = {name: _size(study, cell, workdir) for name, cell in _by_dataset(study.cells)}
+    chosen = {cell.id for cell in study.chosen}
+    cells = [cell for cell in study.cells if cell.id in chosen or finished[cell.id]]
+    absent: dict[str, str] = {}
+    for alike in by_data(cells):
+        absent |= dict.fromkeys((cell.id for cell in alike), absence(alike[0], data_dir))
+    sizes = {name: _size(study, cell, workdir) for name, cell in _by_dataset(cells)}
     made: set[str] = set()
     # What is done is there for the others, wherever it stands in the grid.
     planned: dict[str, PlannedCell] = {}
-    for cell in sorted(study.cells, key=lambda cell: finished[cell.id] is None):
+    for cell in sorted(cells, key=lambda cell: finished[cell.id] is None):
         record, size = finished[cell.id], sizes[cell.dataset]
-        why = "" if record else absent[cell.dataset]
+        why = "" if record else absent[cell.id]
         measured = measured_seconds(record or {})
         if size is None and not measured:
             planned[cell.id] = PlannedCell(cell, None, absent=why)
@@ -135,7 +138,7 @@ def plan_study(study: Study, workdir: Path, data_dir: Path | None) -> Plan:
                 made.add(stage.digest)
         planned[cell.id] = PlannedCell(cell, seconds, done=record is not None, absent=why)
     told = sum(record.get("status") == "done" for record in records)
-    return Plan(study.name, tuple(planned[cell.id] for cell in study.cells), told)
+    return Plan(study.name, tuple(planned[cell.id] for cell in cells), told)
 
 
 def finished_record(cells: Path, cell: Cell) -> dict[str, Any] | None:
@@ -147,7 +150,7 @@ def finished_record(cells: Path, cell: Cell) -> dict[str, Any] | None:
     """
     try:
         record: dict[str, Any] = json.loads((cells / f"{cell.id}.json").read_text("utf-8"))
-        done = record["status"] == "done" and record["digest"] == cell_digest(cell)
+        done = record["status"] == "done" and record["digest"] == cell.digest
     except (OSError, ValueError, KeyError, TypeError):
         return None  # there is none, or not one of ours: the cell runs and replaces it
     return record if done else None

@@ -41,7 +41,7 @@ from cadc_rec.store.atomic import disk_explained, make_folder, write_atomically
 from cadc_rec.store.remote.trees import bring_files, local_tree, send_files
 from cadc_rec.study.data_changes import of_older_data, read_by
 from cadc_rec.study.run.budget import finished_record, plan_study
-from cadc_rec.study.run.grid import Cell, Study, read_study
+from cadc_rec.study.run.grid import Cell, Study, by_data, read_study
 from cadc_rec.study.run.records import record_done, record_undone
 from cadc_rec.versions import code_commit
 
@@ -51,7 +51,12 @@ _BUSY_SECONDS = 2.0
 
 
 def run_study(
-    path: Path, workdir: Path, data_dir: Path | None, jobs: int, budget: float | None = None
+    path: Path,
+    workdir: Path,
+    data_dir: Path | None,
+    jobs: int,
+    budget: float | None = None,
+    datasets: Sequence[str] = (),
 ) -> Path:
     """Run the study that the TOML file `path` describes; returns its folder.
 
@@ -61,13 +66,14 @@ def run_study(
         data_dir: folder with the raw data.
         jobs: cells at a time.
         budget: hours of a core that the study may take; None: its file's.
+        datasets: names of those whose cells are run; empty for all.
 
     Raises:
         CadcError: the grid cannot be run, would take more than the budget, or a cell failed; the
             other cells have run all the same.
     """
     data_dir = data_folder(data_dir)
-    study = read_study(path)
+    study = read_study(path, datasets)
     budget = study.file.budget_hours if budget is None else budget
     if budget is not None:
         plan = plan_study(study, workdir, data_dir)
@@ -93,7 +99,7 @@ def run_study(
     runner.warn_of_older_data()
     if outcome.failed:
         raise CadcError(
-            f"{len(outcome.failed)} of {len(study.cells)} cells failed, the first of them "
+            f"{len(outcome.failed)} of {len(study.chosen)} cells failed, the first of them "
             f"{outcome.failed[0]}; {runner.folder / 'logs'} says why, and the same command tries "
             "them again."
         )
@@ -170,7 +176,7 @@ class StudyRunner:
     """Runs the cells of one study.
 
     Args:
-        study: its cells.
+        study: its cells, those of it that are chosen.
         workdir: where artifacts live; the study's own folder is below it.
         data_dir: folder with the raw data.
         jobs: cells at a time; times can only be compared when it is 1, or when every job has
@@ -189,23 +195,28 @@ class StudyRunner:
         Raises:
             CadcError: the study's folder cannot be written.
         """
-        bring_files(self.folder, self.workdir)  # what another machine has done
+        undone = {
+            self.folder / "cells" / f"{cell.id}.json"
+            for cell in self.study.cells
+            if finished_record(self.folder / "cells", cell) is None
+        }
+        bring_files(self.folder, self.workdir, undone)  # what another machine has done
         write_atomically(self.folder / "study.json", _as_json(self.study.to_dict()))
         send_files(self.workdir, [self.folder / "study.json"])
         missing = self._missing_archives()
         outcome = Outcome()
         todo: list[Cell] = []
-        for cell in self.study.cells:
+        for cell in self.study.chosen:
             if finished_record(self.folder / "cells", cell) is not None:
                 outcome.kept.append(cell.id)
-            elif cell.dataset in missing:
-                self._write(cell, record_undone(cell, "unavailable", missing[cell.dataset]))
+            elif cell.id in missing:
+                self._write(cell, record_undone(cell, "unavailable", missing[cell.id]))
                 outcome.unavailable.append(cell.id)
             else:
                 todo.append(cell)
         if outcome.kept:
             log.info(
-                "%d of %d cells were already finished", len(outcome.kept), len(self.study.cells)
+                "%d of %d cells were already finished", len(outcome.kept), len(self.study.chosen)
             )
         with track(f"study {self.study.name}", len(todo), "cells") as ticker:
             for cell, error in self._run_all(todo):
@@ -218,7 +229,7 @@ class StudyRunner:
     def warn_of_older_data(self) -> None:
         """Say which finished cells were run before their data changed."""
         cells = self.folder / "cells"
-        records = [finished_record(cells, cell) for cell in self.study.cells]
+        records = [finished_record(cells, cell) for cell in self.study.chosen]
         runs = [read_by(record) for record in records if record is not None]
         older = of_older_data(run for run in runs if run is not None)
         if older:
@@ -232,15 +243,15 @@ class StudyRunner:
             )
 
     def _missing_archives(self) -> dict[str, str]:
-        """The datasets whose raw data is not here and cannot be downloaded, and why."""
-        missing = {}
-        for cell in {cell.dataset: cell for cell in self.study.cells}.values():
+        """The cells whose raw data is not here and cannot be downloaded, and why."""
+        missing: dict[str, str] = {}
+        for cells in by_data(self.study.chosen):
             try:
-                with raw_input(cell.experiment.data, self.data_dir, self.workdir):
+                with raw_input(cells[0].experiment.data, self.data_dir, self.workdir):
                     pass
             except CadcError as error:
-                missing[cell.dataset] = str(error)
-                log.warning("%s is not available: %s", cell.dataset_title, error)
+                missing |= dict.fromkeys((cell.id for cell in cells), str(error))
+                log.warning("%s is not available: %s", cells[0].dataset_title, error)
         return missing
 
     def _run_all(self, cells: list[Cell]) -> Iterable[tuple[Cell, str | None]]:
@@ -329,8 +340,9 @@ class StudyRunner:
         record["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         file = self.folder / "cells" / f"{cell.id}.json"
         write_atomically(file, _as_json(record))
-        ranks = self.folder / "ranks" / f"{cell.id}.parquet"
-        send_files(self.workdir, [*([ranks] if ranks.exists() else []), file])
+        ranks = (record.get(name) for name in ("ranks", "cold_ranks"))
+        # The record comes last: where it is, all that it names is.
+        send_files(self.workdir, [*(self.folder / name for name in ranks if name), file])
 
 
 def _as_json(value: Any) -> str:

@@ -224,21 +224,23 @@ class Corrections:
     def __init__(self, records: Iterable[Mapping[str, Any]]) -> None:
         self._logs: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for record in records:
-            for stage, seconds in measured_seconds(record).items():
-                self._learn(record, stage, seconds)
+            self._learn(record, measured_seconds(record))
 
-    def _learn(self, record: Mapping[str, Any], stage: str, seconds: float) -> None:
+    def _learn(self, record: Mapping[str, Any], measured: Mapping[str, float]) -> None:
+        if not measured:
+            return
         try:
             e = Experiment.model_validate_json(strict_json.dumps(record["config"]))
             size = Size(record["users"], record["items"], record["rows"]["train"])
             method = str(record["method"])
         except (KeyError, TypeError, ValidationError):
             return
-        found = {one.stage: one for one in estimated_stages(e, size)}.get(stage)
-        if found is not None and seconds > 0:
-            ratio = math.log(seconds / found.seconds)
-            for level in _levels(found, str(record.get("dataset")), method):
-                self._logs[level].append(ratio)
+        for stage in estimated_stages(e, size):
+            seconds = measured.get(stage.stage, 0.0)
+            if seconds > 0:
+                ratio = math.log(seconds / stage.seconds)
+                for level in _levels(stage, str(record.get("dataset")), method):
+                    self._logs[level].append(ratio)
 
     def factor(self, stage: Estimated, dataset: str, method: str) -> float:
         """By what the estimate is to be multiplied: the median of the cells most like it."""

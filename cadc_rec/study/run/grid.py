@@ -7,15 +7,17 @@ first cell runs.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from cadc_rec import strict_json
 from cadc_rec.config.errors import explain
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.config.file import load_experiment, read_toml
@@ -27,7 +29,9 @@ from cadc_rec.study.prices import Prices
 Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 FeatureName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-Settings = dict[str, bool | int | float | str | list[int] | list[float] | list[str]]
+DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # of files, too
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Settings = dict[str, bool | int | Number | str | list[int] | list[Number] | list[str]]
 
 
 class SizeEntry(Section):
@@ -105,7 +109,7 @@ class StudyFile(Section):
     the machine changes little; with one thread an idle machine takes as long."""
     prices: Prices | None = None
     """What the report's dollars are computed with; no cell depends on them."""
-    datasets: Annotated[dict[str, DatasetEntry], Field(min_length=1)]
+    datasets: Annotated[dict[DatasetName, DatasetEntry], Field(min_length=1)]
     """The datasets, by short name."""
     grid: Annotated[list[GridEntry], Field(min_length=1)]
     """The parts of the grid, in the order in which they run."""
@@ -142,6 +146,13 @@ class Cell:
         return 1.0 if everything or tables else self.experiment.select.ratio
 
     @property
+    def digest(self) -> str:
+        """Of all settings that decide the cell's result: a changed config is run again."""
+        settings = self.experiment.model_dump(mode="json", exclude={"tracking", "update"})
+        text = strict_json.dumps(settings, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
     def id(self) -> str:
         """The cell's name, unique in a study, also used for files."""
         how = f"{self.method}.{self.integration}.r{self.ratio:g}"
@@ -171,6 +182,15 @@ class Study:
     name: str
     file: StudyFile
     cells: tuple[Cell, ...]
+    """All that the file wants."""
+    datasets: tuple[str, ...] = ()
+    """Names of the datasets whose cells are run now; empty for all."""
+
+    @property
+    def chosen(self) -> tuple[Cell, ...]:
+        """The cells that are run now."""
+        names = self.datasets
+        return tuple(cell for cell in self.cells if not names or cell.dataset in names)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``study.json``: the cells that are wanted."""
@@ -186,15 +206,28 @@ class Study:
             **({"about": about} if about else {}),
             **({"time": self.file.time} if self.file.time != "wall" else {}),
             **({"prices": prices.model_dump(exclude_none=True)} if prices else {}),
-            "cells": [cell.to_dict() for cell in self.cells],
+            "cells": [{**cell.to_dict(), "digest": cell.digest} for cell in self.cells],
         }
 
 
-def read_study(path: Path) -> Study:
+def by_data(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """The cells that read the same data, together: parts of a grid may have other files."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.experiment.data.model_dump_json(), []).append(cell)
+    return list(found.values())
+
+
+def read_study(path: Path, datasets: Sequence[str] = ()) -> Study:
     """Read a study's file and validate every cell of its grid.
 
+    Args:
+        path: the file.
+        datasets: names of those whose cells are to be run; empty for all.
+
     Raises:
-        CadcError: the file, a method, a dataset, a ratio or a combination is not allowed.
+        CadcError: the file, a method, a dataset, a ratio or a combination is not allowed; or a
+            dataset that is to be run has no cells.
     """
     raw = read_toml(path)
     if "grid" not in raw and "datasets" not in raw and raw.keys() & Experiment.model_fields.keys():
@@ -224,7 +257,8 @@ def read_study(path: Path) -> Study:
                 f"{path}: two parts of the grid ask for {cell.id} with different settings, and one "
                 "result would stand for both; name one with variant, or make two studies."
             )
-    return Study(path.stem, file, tuple(cells.values()))
+    _known(tuple(datasets), {cell.dataset: cell for cell in cells.values()}, "dataset", path)
+    return Study(path.stem, file, tuple(cells.values()), tuple(datasets))
 
 
 def _alike(first: Cell, second: Cell) -> bool:
@@ -292,8 +326,10 @@ def _cell(
     settings: Settings,
     features: str,
 ) -> Cell:
-    # JSON writes these kinds of value as TOML does.
-    sets = tuple(f"{key}={json.dumps(value)}" for key, value in settings.items())
+    # JSON writes these kinds of value as TOML does, but for letters beyond 16 bits.
+    sets = tuple(
+        f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()
+    )
     dataset = file.datasets[name]
     config = path.parent / (entry.config or dataset.config)
     experiment = load_experiment(config, method=method, overrides=sets)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from cadc_rec import strict_json
 from cadc_rec.machine import available_cores, memory_bytes, processor_name
 from cadc_rec.pipeline.summary import OPTIONAL
 from cadc_rec.store.artifact import read_manifest
@@ -22,13 +22,6 @@ SCHEMA_VERSION = 1
 COLD_RANKS = "cold_ranks.parquet"
 _LEARNING = ("pretrain", "train")
 _NO_PART_OF_TIME = ("prepare", "evaluate")
-
-
-def cell_digest(cell: Cell) -> str:
-    """Digest of all settings that decide a cell's result: a changed config is run again."""
-    settings = cell.experiment.model_dump(mode="json", exclude={"tracking", "update"})
-    text = strict_json.dumps(settings, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def record_undone(cell: Cell, status: str, error: str) -> dict[str, Any]:
@@ -44,7 +37,7 @@ def record_undone(cell: Cell, status: str, error: str) -> dict[str, Any]:
         **cell.to_dict(),
         "status": status,
         "error": error,
-        "digest": cell_digest(cell),
+        "digest": cell.digest,
         "config": cell.experiment.model_dump(mode="json"),
         "commit": code_commit(),
     }
@@ -65,7 +58,8 @@ def record_done(
     ranks = folder / "ranks" / f"{cell.id}.parquet"
     ranks.parent.mkdir(parents=True, exist_ok=True)
     evaluation = Path(result["artifacts"]["evaluate"])
-    shutil.copyfile(evaluation / "ranks.parquet", ranks)
+    with _whole(ranks) as draft:
+        shutil.copyfile(evaluation / "ranks.parquet", draft)
     of_cold = {}
     if (evaluation / COLD_RANKS).exists():
         of_cold["cold_ranks"] = f"ranks/{cell.id}.cold.parquet"
@@ -76,7 +70,7 @@ def record_done(
         **cell.to_dict(),
         "status": "done",
         "error": None,
-        "digest": cell_digest(cell),
+        "digest": cell.digest,
         **measured(result, manifests),
         "ranks": f"ranks/{ranks.name}",
         **of_cold,
@@ -97,7 +91,19 @@ def _copy_cold_ranks(evaluation: Path, to: Path) -> None:
     table = pq.read_table(evaluation / COLD_RANKS)
     ids = pq.read_table(evaluation / "user_ids.parquet")["user_id"]
     place = table.schema.get_field_index("user")
-    pq.write_table(table.set_column(place, "user_id", ids.take(table["user"])), to)
+    with _whole(to) as draft:
+        pq.write_table(table.set_column(place, "user_id", ids.take(table["user"])), draft)
+
+
+@contextlib.contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """A file to write in place of another, which stays as it is until this one is whole."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        yield draft
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def measured(

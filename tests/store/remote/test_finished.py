@@ -289,7 +289,13 @@ def test_records_of_a_study_are_there_for_another_machine(bucket, machine):
     send_files(work, [file])
     there = machine("b", f"{bucket}/work")
     bring_files(there / "studies" / "small", there)
-    assert (there / "studies" / "small" / "cells" / "one.json").read_text() == "{}"
+    here = there / "studies" / "small" / "cells" / "one.json"
+    assert here.read_text() == "{}"
+    here.write_text("failed here")
+    bring_files(there / "studies" / "small", there)
+    assert here.read_text() == "failed here"
+    bring_files(there / "studies" / "small", there, {here})
+    assert here.read_text() == "{}"
 
 
 def test_a_checkpoint_by_address_is_brought_from_another_work_folder(bucket, machine):

@@ -178,6 +178,7 @@ def test_json_holds_what_is_printed():
     assert told["sentence"].startswith(
         "Advice: keep 1 in 5 (200,000 of 1,000,000 labelled examples)"
     )
+    assert told["sentence"].endswith("--set select.ratio=5, or select.ratio = 5 in the file.")
     assert [run["ratio"] for run in told["runs"]] == [trial.ratio for trial in advice.tried]
     assert told["cost"]["share"] == pytest.approx(advice.cost.share)
     json.dumps(told)

@@ -17,7 +17,6 @@ from cadc_rec.study.run.estimates import (
     measured_seconds,
 )
 from cadc_rec.study.run.grid import read_study
-from cadc_rec.study.run.records import cell_digest
 
 SIZE = Size(users=1_000, items=500, rows=100_000)
 HEAD = """
@@ -51,7 +50,7 @@ def record(cell, seconds, **more):
     return {
         **cell.to_dict(),
         "status": "done",
-        "digest": cell_digest(cell),
+        "digest": cell.digest,
         "config": cell.experiment.model_dump(mode="json"),
         "users": 1_000,
         "items": 500,
@@ -312,3 +311,18 @@ def test_a_study_that_is_finished_is_within_any_budget(write, tmp_path):
     plan = plan_study(study, tmp_path / "work", None)
     assert plan.spent > 2
     plan.require(1.0, path)
+
+
+def test_a_budget_counts_what_other_datasets_took(write, tmp_path):
+    more = '[datasets.wide]\ntitle = "Wide world"\nconfig = "small.toml"\nset = { "seed" = 0 }\n'
+    path = write('[[grid]]\nmethods = ["cadc"]\nratios = [10]\n', HEAD + more)
+    study = read_study(path)
+    first, second = {cell.dataset: cell for cell in study.cells}.values()
+    keep(tmp_path / "work", first, {"train": 7200.0})
+    plan = plan_study(read_study(path, [second.dataset]), tmp_path / "work", None)
+    assert [one.cell.id for one in plan.cells] == [first.id, second.id]
+    assert plan.spent > 2
+    with pytest.raises(CadcError, match=r"\(2\.0 of them spent\)"):
+        plan.require(2.0, path)
+    plan = plan_study(read_study(path, [first.dataset]), tmp_path / "work", None)
+    assert [one.cell.id for one in plan.cells] == [first.id]

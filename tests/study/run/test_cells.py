@@ -110,7 +110,7 @@ def test_a_record_holds_what_the_run_printed_and_a_copy_of_its_ranks(
     assert record["machine"]["threads"] == 1
     assert record["config"]["method"] == "cadc"
     identity = ("id", "dataset", "dataset_title", "method", "integration", "ratio", "variant")
-    identity += ("seed",)
+    identity += ("seed", "digest")
     wanted = json.loads((folder / "study.json").read_text())
     assert [
         {key: records(tmp_path)[c["id"]][key] for key in identity} for c in wanted["cells"]
@@ -147,6 +147,29 @@ def test_a_second_call_runs_nothing_and_writes_no_record(write, pretend, tmp_pat
     assert shown.out == f"{tmp_path / 'studies' / 'tiny-study'}\n"
     assert "2 of 2 cells were already finished" in shown.err
     assert "2 cells done (2 of them earlier), 0 failed, 0 not available" in shown.err
+
+
+def test_a_dataset_at_a_time_is_one_study(write, pretend, tmp_path, cli, tiny):
+    ran = pretend()
+    path = write(["cadc"])
+    path.write_text(
+        path.read_text() + f'[datasets.u]\ntitle = "Another"\nconfig = "{tiny}"\n'
+        'set = { "train.epochs" = 2 }\n'
+    )
+    other = CADC.replace("t.", "u.", 1)
+    command = ("study", path, "--workdir", tmp_path)
+    shown = cli(*command, "--dataset", "u")
+    assert (shown.code, ran) == (0, [other])
+    assert "1 cells done (0 of them earlier)" in shown.err
+    wanted = json.loads((tmp_path / "studies" / "tiny-study" / "study.json").read_text())
+    assert [cell["id"] for cell in wanted["cells"]] == [CADC, other]
+    planned = cli(*command, "--plan", "--json", "--dataset", "t")
+    assert [cell["id"] for cell in json.loads(planned.out)["cells"]] == [CADC, other]  # one is done
+    assert cli(*command).code == 0
+    assert ran == [other, CADC]
+    refused = cli(*command, "--dataset", "v")
+    assert (refused.code, ran) == (2, [other, CADC])
+    assert "dataset 'v' is unknown; choose from t, u." in refused.err
 
 
 def test_a_failed_cell_is_recorded_with_its_sentence_the_rest_goes_on_and_the_code_is_2(

@@ -8,8 +8,7 @@ import pytest
 
 from cadc_rec.config.methods import METHODS
 from cadc_rec.errors import CadcError
-from cadc_rec.study.run.grid import read_study
-from cadc_rec.study.run.records import cell_digest
+from cadc_rec.study.run.grid import by_data, read_study
 
 shipped = functools.cache(read_study)
 STUDIES = sorted((Path(__file__).parents[3] / "configs" / "study").glob("*.toml"))
@@ -161,6 +160,7 @@ def test_the_record_says_what_is_wanted(write):
     study = read_study(write('[[grid]]\nmethods = ["mf", "cadc"]\ndatasets = ["wide"]\n'))
     described = study.to_dict()
     cells = described.pop("cells")
+    assert [cell.pop("digest") for cell in cells] == [cell.digest for cell in study.cells]
     assert described == {
         "schema_version": 1,
         "name": "worlds",
@@ -188,7 +188,7 @@ def test_prices_stand_in_the_record_and_decide_nothing_else(write):
     priced = read_study(write(grid + "[prices]\ncpu_hour = 0.04\ngpu_hour = 2\n"))
     assert "prices" not in plain.to_dict()
     assert priced.to_dict() == plain.to_dict() | {"prices": {"cpu_hour": 0.04, "gpu_hour": 2.0}}
-    assert [cell_digest(cell) for cell in priced.cells] == [cell_digest(c) for c in plain.cells]
+    assert [cell.digest for cell in priced.cells] == [c.digest for c in plain.cells]
 
 
 @pytest.mark.parametrize(
@@ -258,6 +258,11 @@ def test_a_part_of_the_grid_may_have_an_experiment_file_of_its_own(write):
             "{path}, grid.1, dataset small, method cadc: ",
         ),
         ('[[grid]]\nmethods = ["cadc"]\nset = { "train.epochs" = 0 }\n', "train.epochs = 0"),
+        ('[[grid]]\nmethods = ["cadc"]\nset = { "train.dropout" = nan }\n', "grid.0.set"),
+        (
+            '[[grid]]\nmethods = ["cadc"]\n[datasets."../away"]\ntitle = "A"\nconfig = "a.toml"\n',
+            "../away",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_runs(write, grid, message):
@@ -397,3 +402,32 @@ def test_sets_of_features_are_variants_compared_with_the_first(write):
     assert cells[1].to_dict()["over"] == "few-x"
     unknown = '[[grid]]\nmethods = ["cadc"]\nfeatures = ["none"]\n'
     assert "set of features 'none' is unknown" in refusal(write(unknown))
+
+
+def test_the_cells_of_some_datasets_are_chosen_and_all_are_wanted(write):
+    path = write('[[grid]]\nmethods = ["mf", "cadc"]\n[[grid]]\nmethods = ["random"]\n')
+    study = read_study(path, ["wide"])
+    assert {cell.dataset for cell in study.chosen} == {"wide"}
+    assert study.to_dict() == read_study(path).to_dict()
+    assert read_study(path).chosen == read_study(path).cells
+    with pytest.raises(CadcError, match="dataset 'tall' is unknown; choose from small, wide"):
+        read_study(path, ["wide", "tall"])
+
+
+def test_cells_that_read_the_same_data_stand_together(write):
+    path = write(
+        '[[grid]]\nmethods = ["cadc", "mf"]\ndatasets = ["small"]\nseeds = [0]\n'
+        '[[grid]]\nmethods = ["cadc"]\ndatasets = ["small"]\nseeds = [0]\nvariant = "core"\n'
+        'set = { "data.k_core" = 2 }\n'
+    )
+    alike = [
+        [cell.method + cell.variant for cell in one] for one in by_data(read_study(path).cells)
+    ]
+    assert alike == [["cadc", "mf"], ["cadccore"]]
+
+
+def test_a_setting_of_any_letters_is_a_command_lines(write):
+    named = '"tracking.trackio_project" = "\U0001f600 \\" = \u00e4"'
+    path = write(f'[[grid]]\nmethods = ["cadc"]\nset = {{ {named} }}\n')
+    (cell, *_) = read_study(path).cells
+    assert cell.experiment.tracking.trackio_project == '\U0001f600 " = \u00e4'
