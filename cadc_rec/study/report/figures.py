@@ -28,7 +28,7 @@ from cadc_rec.study.report.charts import (
     bars,
     plot,
 )
-from cadc_rec.study.report.fitted import fitted_curve
+from cadc_rec.study.report.fitted import ENOUGH_RATIOS, fitted_curve
 from cadc_rec.study.report.groups import (
     Comparisons,
     Group,
@@ -39,6 +39,7 @@ from cadc_rec.study.report.groups import (
     time_ratio,
 )
 from cadc_rec.study.report.paper import METRICS, UNFILTERED, WITHOUT_TOWERS
+from cadc_rec.study.report.sentences import work
 from cadc_rec.study.report.study_data import Cell, Study
 
 # Middle tones: each contrasts by 3 to 1 or more with white and with the dark page, so a picture
@@ -78,7 +79,6 @@ STAGE_COLOURS = {
     "train": "#b9810f",
     "validation": "#848c97",
 }
-_FITTED = 4  # ratios that a law is drawn through: two or three points are no curve
 _VALIDATED_POINT = 22.0  # square pixels: curves of many epochs have many points
 
 
@@ -196,7 +196,7 @@ def _fits(groups: Sequence[Group], comparisons: Comparisons) -> tuple[Curve, ...
         found.setdefault(_short_name(group), []).append(group)
     curves = []
     for name, line in found.items():
-        enough = len({group.ratio for group in line}) >= _FITTED
+        enough = len({group.ratio for group in line}) >= ENOUGH_RATIOS
         band = fitted_curve(comparisons, line) if enough else None
         if band is not None:
             corners = np.stack([1 / band.shares, band.value, band.low, band.high], axis=1)
@@ -242,7 +242,7 @@ def _pareto(study: Study, comparisons: Comparisons) -> Figure | None:
     panels: list[Panel] = []
     styles: dict[str, Style] = {}
     for dataset, name in datasets(study).items():
-        timed = [(g, _work(g)) for g in _ordered(study, comparisons, dataset) if g.trained]
+        timed = [(g, work(g)) for g in _ordered(study, comparisons, dataset) if g.trained]
         if not timed:
             continue
         styles |= {_short_name(group): _style(group) for group, _ in timed}
@@ -267,11 +267,6 @@ def _pareto(study: Study, comparisons: Comparisons) -> Figure | None:
         + (" Beside each mark: the part of the rows." if _ratios(study) else ""),
         plot(title, axis, panels, styles),
     )
-
-
-def _work(group: Group) -> float:
-    """Seconds without validation, as the tables have them."""
-    return sum(value for stage, value in (group.seconds() or {}).items() if stage != "validation")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -313,7 +308,7 @@ def _bar(group: Group, gold: Group | None) -> Bar:
         tip = f"{name}, {part}\n{formatting.seconds(value)} s, median\n{_seeds(len(group.done))}"
         parts.append((part, value, tip))
     share = time_ratio(group, gold) if gold and gold is not group else None
-    total = f"{formatting.seconds(_work(group))} s"
+    total = f"{formatting.seconds(work(group))} s"
     return Bar(name, tuple(parts), total + ("" if share is None else f" ({share:.1%})"))
 
 

@@ -18,6 +18,9 @@ from cadc_rec.study.report.groups import Comparisons, Group
 from cadc_rec.study.usual import kind_of
 
 POINTS = 40
+Corner = tuple[float, float, float, float]
+ENOUGH_RATIOS = 4
+"""Measured ratios that a law is drawn through: two or three points are no curve."""
 _DECIDING = {"model", "prior", "pretrain"}
 
 
@@ -53,6 +56,13 @@ def fitted_curve(
     curve = Curve(kind, start, tuple(point for point in points if point))
     band = _band(curve)
     return Band(band.shares, 100 * band.value, 100 * band.low, 100 * band.high)
+
+
+def corners_of(band: Band, scale: float = 1.0) -> tuple[Corner, ...]:
+    """A band over shares in percent, as a chart takes it; its values times `scale`."""
+    columns = (100 * band.shares, *(scale * each for each in (band.value, band.low, band.high)))
+    corners = np.stack(columns, axis=1).tolist()
+    return tuple((x, y, low, high) for x, y, low, high in corners)
 
 
 @functools.lru_cache(maxsize=256)

@@ -133,6 +133,15 @@ def work_seconds(cell: Cell) -> float:
     return parts["pretrain"] + parts["select"] + parts["train"]
 
 
+def same_task(a: Group, b: Group) -> bool:
+    """Whether both have the same rows: two studies may cut or split a set of one name otherwise."""
+    tasks = [
+        {(cell.users, cell.items, cell.split, cell.rows and cell.rows.train) for cell in group.done}
+        for group in (a, b)
+    ]
+    return tasks[0] == tasks[1]
+
+
 def data_read(cells: Sequence[Cell]) -> list[DataRead]:
     """What finished cells read, as far as their records say."""
     return [
@@ -178,11 +187,14 @@ class Comparisons:
         """The group to compare with: of this study, else of another one on the page.
 
         Of several, the one with the same ratio, and of those the one that is no variant; None
-        where that leaves a choice.
+        where that leaves a choice. Another study's has the same rows, held-out ones too.
         """
         others = [other for other in self.studies if other is not study]
+        mine = next((g for g in self.groups(study) if g.dataset == dataset and g.done), None)
         for place in (study, *others):
             found = [g for g in self.groups(place) if g.dataset == dataset and wanted(g) and g.done]
+            if place is not study and mine is not None:
+                found = [g for g in found if same_task(g, mine)]
             same = [g for g in found if like is None or g.ratio == like.ratio]
             plain = [g for g in same or found if not g.contender.variant]
             for choice in (same, found, plain):

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cadc_rec.evaluation.statistics import Comparison
-from cadc_rec.study.report.groups import Comparisons, Group, datasets, label, time_ratio
+from cadc_rec.study.report.groups import (
+    Comparisons,
+    Group,
+    datasets,
+    label,
+    same_task,
+    time_ratio,
+)
 from cadc_rec.study.report.paper import METRICS, UNFILTERED, WITHOUT_TOWERS
 from cadc_rec.study.report.study_data import Study
 
@@ -166,7 +173,7 @@ def _everything(group: Group, comparisons: Comparisons) -> Group | None:
     def itself() -> Group | None:
         whole = group.contender._replace(ratio=1.0)
         return comparisons.find(
-            group.study, group.dataset, lambda g: g.contender == whole and _same_task(g, group)
+            group.study, group.dataset, lambda g: g.contender == whole and same_task(g, group)
         )
 
     own = _ON_EVERYTHING.get(group.method)
@@ -184,17 +191,8 @@ def _gold(group: Group, comparisons: Comparisons) -> Group | None:
 def _of_method(method: str, like: Group, comparisons: Comparisons) -> Group | None:
     """The one group of a method that has the rows of another group."""
     return comparisons.find(
-        like.study, like.dataset, lambda g: g.method == method and _same_task(g, like)
+        like.study, like.dataset, lambda g: g.method == method and same_task(g, like)
     )
-
-
-def _same_task(a: Group, b: Group) -> bool:
-    """Whether both have the same rows: two studies may cut or split a set of one name otherwise."""
-    tasks = [
-        {(cell.users, cell.items, cell.split, cell.rows and cell.rows.train) for cell in group.done}
-        for group in (a, b)
-    ]
-    return tasks[0] == tasks[1]
 
 
 def _baseline(study: Study) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.charts import Axis, Curve, Level, Panel, Point, Series, Style, plot
 from cadc_rec.study.report.figures import Figure
+from cadc_rec.study.report.fitted import ENOUGH_RATIOS, corners_of, fitted_curve
 from cadc_rec.study.report.groups import Comparisons
 from cadc_rec.study.report.kept import ENOUGH, METRIC, Kept, Sample, kept, method_name
 from cadc_rec.study.report.paper import METRICS
@@ -65,12 +66,11 @@ class Overview:
     rows: tuple[tuple[Kept, tuple[Entry, ...]], ...] = ()
 
 
-def overview(comparisons: Comparisons, fits: Mapping[str, Curve] | None = None) -> Overview:
+def overview(comparisons: Comparisons) -> Overview:
     """The overview of a page.
 
     Args:
         comparisons: of its studies.
-        fits: fitted curves of what is kept, in percent, over shares in percent, by key of the set.
 
     Raises:
         CadcError: ranks to compare cannot be read, or are of different users.
@@ -83,7 +83,7 @@ def overview(comparisons: Comparisons, fits: Mapping[str, Curve] | None = None) 
     return Overview(
         sentences_of_many(found) if len(found) > 1 else sentences_of_one(found[0]),
         of_set,
-        _figure(found, fits or {}),
+        _figure(found, comparisons),
         _columns(found[0].everything.study),
         tuple((one, _entries(one, comparisons)) for one in found),
     )
@@ -161,20 +161,21 @@ def _kept(one: Kept, metric: str, comparisons: Comparisons) -> Entry:
     )
 
 
-def _figure(found: Sequence[Kept], fits: Mapping[str, Curve]) -> Figure:
+def _figure(found: Sequence[Kept], comparisons: Comparisons) -> Figure:
     styles = {one.title: SET_STYLES[place % len(SET_STYLES)] for place, one in enumerate(found)}
     styles[ALL] = ALL_STYLE
     level = Level(ALL, 100.0, f"{ALL}\n{METRIC.upper()} kept: 100%")
     up = f"{METRIC.upper()} kept, % of that of {ALL}"
     shares = tuple(_series(one, lambda sample: sample.share) for one in found)
     ticks = [x for x in _SHARES if x >= min(p.x for one in shares for p in one.points) / 1.5]
+    fits = tuple(fit for one in found if (fit := _fit(one, comparisons)) is not None)
     panels = [
         Panel(
             "What is kept by a share of the labelled examples",
             up,
             shares,
             (level,),
-            curves=tuple(fits[one.dataset] for one in found if one.dataset in fits),
+            curves=fits,
             x=Axis("labelled examples, % of all (log scale)", log=True, ticks=tuple(ticks)),
         )
     ]
@@ -191,9 +192,19 @@ def _figure(found: Sequence[Kept], fits: Mapping[str, Curve]) -> Figure:
         "overview",
         title,
         f"A line a set ({'; '.join(methods)}), means over seeds on test; the band is the 95% "
-        "interval over users.",
+        "interval over users."
+        + (" A line without marks is the law that is fitted to a set." if fits else ""),
         plot(title, Axis(""), panels, styles),
     )
+
+
+def _fit(one: Kept, comparisons: Comparisons) -> Curve | None:
+    """The law of a set's samples with its band, in percent of what everything reaches."""
+    whole = one.everything.metric(METRIC)
+    if whole is None or not whole.mean or len(one.samples) < ENOUGH_RATIOS:
+        return None
+    band = fitted_curve(comparisons, [sample.group for sample in one.samples])
+    return None if band is None else Curve(one.title, corners_of(band, 100 / whole.mean))
 
 
 def _series(one: Kept, across: Callable[[Sample], float | None]) -> Series:

@@ -6,11 +6,11 @@ its place is replaced.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,12 @@ from cadc_rec.study.report.costs import costs_table
 from cadc_rec.study.report.features import features_table
 from cadc_rec.study.report.figures import Figure, study_figures
 from cadc_rec.study.report.groups import Comparisons, datasets
+from cadc_rec.study.report.markdown import markdown_overview, markdown_table
 from cadc_rec.study.report.overview import Overview, overview
 from cadc_rec.study.report.page import GENERATOR, Section, render_page
 from cadc_rec.study.report.study_data import Cell, Study, load_studies, told_apart
-from cadc_rec.study.report.table_view import Entry, TableView
-from cadc_rec.study.report.tables import absent, study_table
+from cadc_rec.study.report.table_view import TableView
+from cadc_rec.study.report.tables import study_table
 from cadc_rec.study.report.updated import as_updated
 from cadc_rec.updates.chain import Wanted
 
@@ -78,25 +79,22 @@ def write_report(
         CadcError: `folder` holds no study or one that cannot be read, not all cells have the
             update, or `out` holds something else than a report or cannot be written.
     """
-    out = folder / "report" if out is None else out
+    out = (folder / "report" if out is None else out).resolve()
+    with _writable(out):
+        _refuse_other(out)
     studies = told_apart(as_updated(load_studies(folder), update))
     if prices is not None:
         studies = [study.model_copy(update={"prices": prices}) for study in studies]
     comparisons = Comparisons(studies)
     sections = _sections(comparisons)
     first = overview(comparisons)
-    _refuse_other(out)
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        shutil.rmtree(draft, ignore_errors=True)  # of a killed process with this number
-        draft.mkdir(parents=True)
-        names = _fill(draft, comparisons.studies, sections, first)
-        commit(draft, out)
-    except OSError as error:
-        raise CadcError(
-            f"{error.filename or out}: cannot be written ({error.strerror}); free some space, or "
-            "choose another folder with --out."
-        ) from error
+        with _writable(out):
+            shutil.rmtree(draft, ignore_errors=True)  # of a killed process with this number
+            draft.mkdir(parents=True)
+            names = _fill(draft, comparisons.studies, sections, first)
+            commit(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     states = [cell.status for study in comparisons.studies for cell in study.cells]
@@ -154,6 +152,18 @@ def _more(study: Study, comparisons: Comparisons) -> tuple[tuple[str, TableView]
     return tuple((heading, table) for heading, table in found if table is not None)
 
 
+@contextlib.contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    """Inside, what the disk refuses is a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise CadcError(
+            f"{error.filename or out}: cannot be written ({error.strerror}); free some space, or "
+            "choose another folder with --out."
+        ) from error
+
+
 def _refuse_other(out: Path) -> None:
     """Raise if `out` holds anything but a report, which would be replaced."""
     if not out.exists():
@@ -191,58 +201,6 @@ def _fill(
         (folder / name).write_text(content, "utf-8")
     pq.write_table(results_table(studies), folder / "results.parquet")
     return [*written, "results.parquet"]
-
-
-def markdown_overview(first: Overview) -> str:
-    """The sentences, and a row a set."""
-    lines = [f"- **{one.lead}.** {_plain(one.text)}" for one in first.sentences]
-    heads = ["set", "method"]
-    for column in first.columns:
-        heads += [column.title, *filter(None, [column.second])]
-    lines += ["", _line(heads), "|" + "---|" * len(heads)]
-    for one, entries in first.rows:
-        texts = [one.title, one.method]
-        for column, entry in zip(first.columns, entries, strict=True):
-            texts += [entry.text, _second(entry)] if column.second else [entry.text]
-        lines.append(_line(texts))
-    lines.append("")
-    lines += dict.fromkeys(f"- {column.title}: {column.explanation}." for column in first.columns)
-    return "\n".join(lines) + "\n"
-
-
-def markdown_table(study: Study, table: TableView) -> str:
-    """One table a dataset, each entry's second line, if it can have one, in its own column."""
-    heads = [table.corner]
-    for column in table.columns:
-        heads += [column.title, *filter(None, [column.second])]
-    lines = [f"**{_plain(study.title)}**", ""]
-    for place, dataset in enumerate(table.datasets):
-        lines += [f"{_plain(dataset)}:", "", _line(heads), "|" + "---|" * len(heads)]
-        for row in table.rows:
-            if row.entries[place] == absent(table):
-                continue  # no part of the grid on this dataset
-            texts = [row.label]
-            for column, entry in zip(table.columns, row.entries[place], strict=True):
-                texts += [entry.text, _second(entry)] if column.second else [entry.text]
-            lines.append(_line(texts))
-        lines.append("")
-    lines += [f"- {_plain(note)}" for note in table.notes]
-    # Two columns may share a heading; what differs is said once.
-    lines += dict.fromkeys(f"- {column.title}: {column.explanation}." for column in table.columns)
-    return "\n".join(lines) + "\n"
-
-
-def _second(entry: Entry) -> str:
-    return f"{entry.second} ({entry.interval})" if entry.interval else entry.second
-
-
-def _line(texts: list[str]) -> str:
-    return "| " + " | ".join(map(_plain, texts)) + " |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown takes for nothing else."""
-    return re.sub(r"([\\`*_\[\]|<>])", r"\\\1", " ".join(text.split()))
 
 
 def _file_name(study: Study) -> str:

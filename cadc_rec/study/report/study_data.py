@@ -120,6 +120,8 @@ class Place(_Part):
     over: Text = ""
     """The variant that this one's features are compared with."""
     seed: int
+    digest: Text = ""
+    """Of its settings; a cell that was run with other ones is not that of the grid."""
 
 
 class Contender(NamedTuple):
@@ -137,8 +139,6 @@ class Cell(Place):
     schema_version: Literal[1] = 1
     status: Status
     error: Text = ""
-    digest: Text = ""
-    """Of its settings."""
     metrics: dict[str, FiniteFloat] | None = None
     validation: dict[str, FiniteFloat] | None = None
     validation_sample: ValidationSample | None = None
@@ -336,6 +336,8 @@ def _cell(place: Place, path: Path | None, time: Literal["wall", "cpu"]) -> Cell
                 f"{path}: its {name} is {found!r} where study.json has {wanted!r}; remove the file "
                 f"and {_AGAIN}."
             )
+    if place.digest and cell.digest != place.digest:  # of settings that the grid had before
+        return Cell(**place.model_dump(), status="missing")
     if time == "cpu" and cell.status == "done" and cell.cpu_seconds is None:
         raise CadcError(
             f"{path}: has no CPU seconds of one process, by which study.json measures time; remove "

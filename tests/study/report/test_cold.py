@@ -64,7 +64,10 @@ def test_cold_items_stand_beside_both_baselines_and_what_they_reach_when_known(n
     mine, known = rows["Recipe"], rows["Recipe, known"]
     place = titles.index("HR@10 % among cold")
     assert mine[place] == "31.00 ± 1.41"  # 60 and 64 of 200
-    beside = ["attribute popularity", "verdict", "neighbours", "verdict"]
+    beside = [
+        *("attribute popularity", "attribute popularity: verdict"),
+        *("neighbours", "neighbours: verdict"),
+    ]
     assert titles[place + 1 : place + 5] == beside
     assert mine[place + 1] == "5.00"
     assert mine[place + 2].startswith("better (")

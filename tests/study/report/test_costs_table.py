@@ -49,7 +49,15 @@ def test_a_method_has_what_pre_training_selection_and_training_took(new_study):
         add(study, seed, factor)
     heads, rows = table_of(study.folder)
     assert heads == [
-        *("method", "labelled", "seeds", "touched", "of all", r"D\_sel", "of all"),
+        *(
+            "method",
+            "labelled",
+            "seeds",
+            "touched",
+            "touched: of all",
+            r"D\_sel",
+            r"D\_sel: of all",
+        ),
         *("pre-training s", "selection s", "training s", "validation", "CPU s", "memory", "read"),
         *("from disk", "energy kJ", "dollars"),
     ]

@@ -14,7 +14,7 @@ def test_each_set_stands_beside_the_one_it_is_compared_with(new_study):
     study.add("ml-1m", "recipe", "init_frozen", 10.0, 2)  # so that study.json is written anew
     table = (write_report(study.folder).page.parent / "features-table.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
-    assert rows[0][:4] == ["features", "over", "HR@10, points", "verdict"]
+    assert rows[0][:4] == ["features", "over", "HR@10, points", "HR@10, points: verdict"]
     (row,) = rows[2:]
     assert row[:3] == ["Recipe, text", "genres", "+5.00"]  # 150 and 100 of 1,000 users
     assert row[3].startswith("better (+")

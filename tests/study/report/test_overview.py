@@ -2,9 +2,11 @@
 
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pytest
 
-from cadc_rec.study.report.charts import Curve
+from cadc_rec.study.law import Band
+from cadc_rec.study.report import overview as module
 from cadc_rec.study.report.groups import Comparisons
 from cadc_rec.study.report.kept import kept
 from cadc_rec.study.report.overview import overview
@@ -242,13 +244,27 @@ def test_without_both_sides_nothing_is_claimed(new_study, method):
     assert [one.lead for one in found.sentences] == ["Nothing to compare yet"]
 
 
-def test_the_picture_has_a_mark_for_every_share_and_the_fit_has_none(curve):
-    """Three shares, in both panels, and the level line of each."""
-    fit = Curve("MovieLens 1M", ((1.0, 50.0, 45.0, 55.0), (50.0, 104.0, 100.0, 108.0)))
-    figure = overview(comparisons_of(curve), {"ml-1m": fit}).figure
+def test_the_picture_has_a_mark_for_every_share_and_the_fit_has_none(curve, monkeypatch):
+    """Four shares, in both panels, and the level line of each."""
+    band = Band(
+        np.array([0.01, 1.0]), *(np.array([4.0 * part, 8.0 * part]) for part in (1, 0.9, 1.1))
+    )
+    fitted = []
+
+    def law(comparisons, groups):
+        fitted.append([group.ratio for group in groups])
+        return band
+
+    monkeypatch.setattr(module, "fitted_curve", law)
+    figure = overview(comparisons_of(curve)).figure
+    assert (fitted, "the law that is fitted" in figure.caption) == ([], False)  # of three shares
+    add(curve, "cadc", 10.0, 79, (6.0, 0.0, 20.0))
+    figure = overview(comparisons_of(curve)).figure
+    assert sorted(fitted[0]) == [2.0, 10.0, 20.0, 100.0]
+    assert "A line without marks is the law that is fitted" in figure.caption
     root = ElementTree.fromstring(figure.svg)
     tips = [e.get("aria-label") for e in root.iter() if e.get("aria-roledescription") == "value"]
-    assert len(tips) == 2 * (3 + 1)
+    assert len(tips) == 2 * (4 + 1)
     assert (
         "MovieLens 1M, CADC on 1/20\nHR@10 kept: 97.5%\n5% of the labelled examples, 8% of the time"
     ) in tips

@@ -3,6 +3,7 @@
 import html
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -32,7 +33,7 @@ def test_the_markdown_table_holds_numbers_worked_out_by_hand(whole_report):
         "Popularity",
         "MF alone",
     ]
-    assert heads[:5] == ["method", "HR@10 %", "paper", "vs gold", "verdict"]
+    assert heads[:5] == ["method", "HR@10 %", "HR@10 %: paper", "vs gold", "vs gold: verdict"]
     # Hits of 68 and 70 in 1,000 users: 6.9, and the root of 2 * 0.1^2 as deviation.
     assert rows["CADC"][:2] == ["6.90 ± 0.14", "6.57"]
     # Gold has 70 and 72 hits: (6.9 - 7.1) / 7.1.
@@ -44,8 +45,8 @@ def test_the_markdown_table_holds_numbers_worked_out_by_hand(whole_report):
     # 10 + (0.1 + 34), over gold's 344.1; the paper's 18 + 136 over 1464; a tenth of 50,000 rows.
     assert rows["CADC"][10:16] == ["10+34", "18+136", "0.128", "0.105", "5,000", "2 of 2"]
     # Without histories it touches its own rows; this record has no bytes of D_sel.
-    assert heads[15:] == ["labelled", "seeds", "touched", "of all", "D\\_sel", "of all"]
-    assert rows["CADC"][16:] == ["5,000", "10.0%", "–", ""]
+    assert heads[15:] == ["labelled", "seeds", "touched", "of all"]
+    assert rows["CADC"][16:] == ["5,000", "10.0%"]
     assert rows["Random"][3].startswith("worse (−")
     assert rows["Gold standard"][2:4] == ["–", ""]
     assert rows["Gold standard"][10:14] == ["344", "1,464", "1.000", "1.000"]
@@ -94,7 +95,9 @@ def test_variants_are_rows_that_say_what_they_refer_to(new_study):
     }
     assert list(cells) == ["Recipe", "Recipe, uniform", "Recipe on everything"]
     titles = head.removeprefix("| ").removesuffix(" |").split(" | ")
-    assert titles[-6:] == ["labelled", "seeds", "touched", "of all", r"D\_sel", "of all"]
+    assert titles[-6:] == [
+        *("labelled", "seeds", "touched", "touched: of all", r"D\_sel", r"D\_sel: of all")
+    ]
     assert cells["Recipe"][-6:] == ["500", "1 of 1", "900", "1.8%", "3.0 MiB", "75.0% |"]
     assert cells["Recipe, uniform"][-6:] == ["500", "1 of 1", "500", "1.0%", "–", " |"]
     against = titles.index("vs recipe")
@@ -259,6 +262,13 @@ def test_a_report_is_replaced_and_nothing_else_is(small_study):
     with pytest.raises(CadcError, match="exists and is not a report"):
         write_report(small_study.folder, small_study.folder / "cells")
     assert any((small_study.folder / "cells").iterdir())
+
+
+def test_a_report_goes_into_the_folder_one_is_in(small_study, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_report(small_study.folder, Path("."))
+    assert (tmp_path / "here" / "index.html").is_file()
 
 
 def test_out_is_made_where_it_is_asked_for(small_study, tmp_path):

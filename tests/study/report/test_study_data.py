@@ -215,3 +215,33 @@ def test_cpu_seconds_of_a_record_are_those_of_its_stages_and_of_validation():
     # Preparation is no part of the time that is compared.
     found = _cpu_seconds(["prepare", "train"], stages | {"prepare": {"info": {}}})
     assert found == {"prepare": 0.0, "train": 20.0, "validation": 2.5}
+
+
+def test_a_cell_of_other_settings_is_not_run_yet(new_study):
+    study = new_study()
+    done = study.add_done("ml-1m", "gold", None, 1.0, 0, 70, (0.0, 0.0, 9.0), digest="before")
+    study.add_done("ml-1m", "cadc", "init_frozen", 10.0, 0, 60, (1.0, 0.0, 9.0), digest="now")
+    file = study.folder / "study.json"
+    content = json.loads(file.read_text())
+    for cell in content["cells"]:
+        cell["digest"] = "now"
+    file.write_text(json.dumps(content))
+    (read,) = load_studies(study.folder)
+    assert [(cell.status, cell.metrics is None) for cell in read.cells] == [
+        ("missing", True),
+        ("done", False),
+    ]
+    assert read.cells[0].id == done
+
+
+def test_another_studys_group_counts_only_on_the_same_rows(new_study):
+    mine = new_study("mine")
+    mine.add_done("ml-1m", "cadc", "init_frozen", 10.0, 0, 60, (1.0, 0.0, 9.0))
+    other = new_study("other", title="Other")
+    place = ("ml-1m", "gold", None, 1.0, 0, 70, (0.0, 0.0, 99.0))
+    other.add_done(*place, items=401)
+    studies = [study for folder in (mine, other) for study in load_studies(folder.folder)]
+    comparisons = Comparisons(studies)
+    assert comparisons.find(studies[0], "ml-1m", lambda group: group.method == "gold") is None
+    other.add_done("ml-1m", "gold", None, 1.0, 1, 70, (0.0, 0.0, 99.0), items=401)
+    assert comparisons.find(studies[1], "ml-1m", lambda group: group.method == "gold") is not None
