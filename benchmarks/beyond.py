@@ -20,8 +20,8 @@ from cadc_rec.evaluation.statistics import Comparison, percent_difference
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import Comparisons, Group, label
 from cadc_rec.study.report.many import corrected
+from cadc_rec.study.report.markdown import markdown_table
 from cadc_rec.study.report.paper import METRICS
-from cadc_rec.study.report.report import markdown_table
 from cadc_rec.study.report.study_data import Contender, Study
 from cadc_rec.study.report.tables import study_table
 

@@ -32,7 +32,7 @@ from cadc_rec.log import log
 from cadc_rec.study.report.cold import cold_table
 from cadc_rec.study.report.features import features_table
 from cadc_rec.study.report.groups import Comparisons
-from cadc_rec.study.report.report import markdown_table
+from cadc_rec.study.report.markdown import markdown_table
 from cadc_rec.study.report.study_data import Study
 from cadc_rec.study.report.tables import TableView, study_table
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.beyond import AS_TRAINED
 from benchmarks.compression_grid import Grid
-from benchmarks.compression_picture import picture
+from benchmarks.compression_picture import laws, picture
 from benchmarks.recorded.docs import Docs
 from benchmarks.study_command import study_command
 from cadc_rec.evaluation.statistics import Comparison
@@ -25,13 +25,15 @@ from cadc_rec.study.report.cold import cold_table
 from cadc_rec.study.report.costs import dollars, learning_costs
 from cadc_rec.study.report.features import features_table
 from cadc_rec.study.report.groups import Comparisons, Group, time_ratio
-from cadc_rec.study.report.many import corrected
+from cadc_rec.study.report.many import corrected, power
+from cadc_rec.study.report.markdown import markdown_table
 from cadc_rec.study.report.paper import METHOD_TITLES, METRICS, WITHOUT_TOWERS
-from cadc_rec.study.report.report import markdown_table
 from cadc_rec.study.report.study_data import Study
+from cadc_rec.study.report.table_view import TableView
 
 NAME = "scale"
 PAGE, PICTURE = "docs/compression.md", "docs/images/compression.svg"
+LAWS = "docs/images/laws.svg"
 CURVES = ("recipe", "cadc", "random")
 """The methods that are measured over many shares, each with all labelled examples, too."""
 LEAST = (10.0, 100.0)
@@ -42,6 +44,10 @@ PRICES = Prices(cpu_hour=0.04, gib_hour=0.005)
 """Dollars that rented machines cost about; ``cadc-rec report DIR --prices FILE`` takes your own."""
 TRAININGS = 1000
 """How many trainings the dollars are of."""
+_SIZES = (
+    "Touched: of all rows, those that the labelled ones and their histories refer to. D_sel: its "
+    "bytes, histories included, of those of all rows."
+)
 SIGNS = {"better": "+", "worse": "−", "cannot tell": "="}
 
 _BY_TIME, _NEW = "-by-time", "-new"  # how keys of sets end that are another task
@@ -49,10 +55,11 @@ _HR = METRICS[0]
 
 
 def pictures(page: Comparisons) -> dict[str, str]:
-    """What `CURVES` keep of their accuracy by the share, and what that takes; SVG by path."""
+    """What `CURVES` keep of their accuracy by the share, what that takes, and laws; SVG by path."""
     grid = Grid(_study(page), page)
-    drawn = picture(grid, grid.sets(_last_two), CURVES)
-    return {PICTURE: drawn} if drawn else {}
+    sets = grid.sets(_last_two)
+    drawn = {PICTURE: picture(grid, sets, CURVES), LAWS: laws(grid, sets, CURVES)}
+    return {path: svg for path, svg in drawn.items() if svg}
 
 
 def _study(page: Comparisons) -> Study:
@@ -70,7 +77,10 @@ def tables(page: Comparisons) -> dict[str, str]:
     grid = Grid(study, page)
     last_two = grid.sets(_last_two)
     by_time = grid.sets(lambda key: key.endswith(_BY_TIME))
-    more = [features_table(study, page), cold_table(study, page)]
+    more = {
+        "What the moment of a request adds": features_table(study, page),
+        "New items": cold_table(study, page),
+    }
     found = {
         "short": short(grid, last_two),
         "curves": curves(grid, last_two),
@@ -78,9 +88,17 @@ def tables(page: Comparisons) -> dict[str, str]:
         "by-time": methods(grid, by_time),
         "selections": selections(grid, last_two),
         "costs": costs(grid, last_two),
-        "content": "\n\n".join(markdown_table(study, one).strip() for one in more if one),
+        "content": "\n\n".join(filter(None, (_captioned(study, *one) for one in more.items()))),
     }
     return {f"scale-{mark}": table or "Not measured yet." for mark, table in found.items()}
+
+
+def _captioned(study: Study, caption: str, table: TableView | None) -> str:
+    """A table under a caption in place of the study's title."""
+    if table is None:
+        return ""
+    _, _, rest = markdown_table(study, table).strip().partition("\n\n")
+    return f"**{caption}**\n\n{rest}"
 
 
 def short(grid: Grid, sets: dict[str, str]) -> str:
@@ -129,15 +147,17 @@ def curves(grid: Grid, sets: dict[str, str]) -> str:
             ]
             size = next(group for group in mine if group).done[0].rows
             assert size is not None
-            row = [_share(ratio), f"{size.selected:,}"]
+            recipe, cadc, _ = mine
+            row = [_share(ratio), f"{size.selected:,}", _touched(recipe)]
+            row.append(f"{_bytes(recipe)} / {_bytes(cadc)}")
             for method, group in zip(CURVES, mine, strict=True):
                 kept = _compare(grid, group, whole[method])
-                row += [_metrics(group), _kept(kept)]
+                row += [_metrics(group) or grid.state(dataset, method, ratio), _kept(kept)]
                 if kept is not None:
                     compared.append((f"{METHOD_TITLES[method]}, {_share(ratio)}, {title}", kept))
             rows.append(row)
         names = [METHOD_TITLES[method] for method in CURVES]
-        heads = ["share", "rows"]
+        heads = ["share", "rows", "touched by the recipe", "D_sel: recipe / CADC"]
         for name in names:
             heads += [f"{name}: HR@10 / NDCG@10 %", "of all rows"]
         parts.append(f"{title}:\n\n{_markdown(heads, rows)}")
@@ -145,7 +165,7 @@ def curves(grid: Grid, sets: dict[str, str]) -> str:
     about = (
         "- of all rows: HR@10 in percent of the same method's on all labelled examples, over the "
         "seeds that both have, with the 95% interval of a paired bootstrap over users; Random on "
-        "all of them is the gold standard."
+        f"all of them is the gold standard. {_SIZES}"
     )
     notes = [*_notes(compared), about, *_kept_tables(every)]
     return "\n\n".join([*parts, *notes]) if parts else ""
@@ -154,6 +174,7 @@ def curves(grid: Grid, sets: dict[str, str]) -> str:
 def methods(grid: Grid, sets: dict[str, str]) -> str:
     """A row a method, at each of `LEAST` where it has a share; a column a set."""
     rows, compared = [], []
+    by_set: dict[str, list[Comparison]] = {}
     measured = [group.method for dataset in sets for group in grid.groups(dataset)]
     for method in dict.fromkeys([*(m for m in METHOD_TITLES if m in measured), *measured]):
         name = METHOD_TITLES.get(method, method)
@@ -164,9 +185,12 @@ def methods(grid: Grid, sets: dict[str, str]) -> str:
             row = [name if ratio == 1.0 else f"{name}, {_share(ratio)}"]
             for dataset, group in found.items():
                 against = _compare(grid, group, grid.find(dataset, "gold", 1.0))
-                row.append(f"{_metrics(group)}{_sign(against)}")
+                row.append(
+                    f"{_metrics(group) or grid.state(dataset, method, ratio)}{_sign(against)}"
+                )
                 if against is not None:
                     compared.append((f"{row[0]}, {sets[dataset]}", against))
+                    by_set.setdefault(sets[dataset], []).append(against)
             rows.append(row)
     if not rows:
         return ""
@@ -175,7 +199,10 @@ def methods(grid: Grid, sets: dict[str, str]) -> str:
         "- +, −, =: HR@10 is better or worse than the gold standard's, or cannot be told from it, "
         "by a paired bootstrap over users."
     )
-    notes = [*_notes(compared), about, *_kept_tables(rows)]
+    said = (power(title, "the gold standard", {_HR: of}) for title, of in by_set.items())
+    of_users = [f"- {sentence}" for sentences in said for sentence in sentences]
+    absent = [f"- {sentence}" for sentence in grid.without_results()]
+    notes = [*_notes(compared), about, *_kept_tables(rows), *of_users, *absent]
     return "\n\n".join([_markdown(heads, rows), *notes])
 
 
@@ -204,16 +231,17 @@ def selections(grid: Grid, sets: dict[str, str]) -> str:
             group = grid.find(dataset, "recipe", LEAST[1], name)
             uniform = grid.find(dataset, "recipe", LEAST[1], AS_TRAINED)
             against = None if name == AS_TRAINED else _compare(grid, group, uniform)
-            row += [_metrics(group), _difference(against)]
+            row.append(_metrics(group) or grid.state(dataset, "recipe", LEAST[1], name))
+            row += [_difference(against), f"{_touched(group)} / {_bytes(group)}"]
             if against is not None:
                 compared.append((f"{name}, {title}", against))
         rows.append(row)
     heads = ["selection"]
     for title in having.values():
-        heads += [f"{title}: HR@10 / NDCG@10 %", "vs uniform"]
+        heads += [f"{title}: HR@10 / NDCG@10 %", "vs uniform", "touched / D_sel"]
     about = (
         "- vs uniform: HR@10 in percent of that of a uniform sample, verdict and 95% interval of "
-        "a paired bootstrap over users."
+        f"a paired bootstrap over users. {_SIZES}"
     )
     return "\n\n".join([_markdown(heads, rows), *_notes(compared), about])
 
@@ -250,21 +278,33 @@ def _costs(group: Group, gold: Group | None) -> list[str]:
     assert rows is not None
     assert parts is not None
     labelled = 0 if group.method in WITHOUT_TOWERS else rows.selected
-    touched = rows.selected if rows.touched is None else rows.touched
-    size = f"{rows.bytes / rows.bytes_of:.0%}" if rows.bytes and rows.bytes_of else "–"
     share = time_ratio(group, gold) if gold else None
     memory = formatting.memory(cell.peak_memory_bytes) if cell.peak_memory_bytes else "–"
     read, paid = learning_costs(cell).get("read_bytes"), dollars(cell, PRICES)
     return [
         f"{labelled:,}",
-        f"{touched / rows.train:.1%}",
-        size,
+        _touched(group),
+        _bytes(group),
         formatting.time_sum(parts["pretrain"], parts["select"] + parts["train"]),
         "–" if share is None else f"{share:.3f}",
         memory,
         "–" if read is None else formatting.size(read),
         "–" if paid is None else f"{TRAININGS * paid:,.2f}",
     ]
+
+
+def _touched(group: Group | None) -> str:
+    """The share of all rows that the labelled ones and their histories refer to."""
+    rows = group.done[0].rows if group else None
+    if rows is None:
+        return "–"
+    return f"{(rows.selected if rows.touched is None else rows.touched) / rows.train:.1%}"
+
+
+def _bytes(group: Group | None) -> str:
+    """The bytes of the sample with its histories, of those of all rows."""
+    rows = group.done[0].rows if group else None
+    return f"{rows.bytes / rows.bytes_of:.0%}" if rows and rows.bytes and rows.bytes_of else "–"
 
 
 def _compare(grid: Grid, group: Group | None, other: Group | None) -> Comparison | None:
@@ -278,7 +318,7 @@ def _share(ratio: float) -> str:
 def _metrics(group: Group | None) -> str:
     found = [group.metric(metric) if group else None for metric in METRICS]
     values = " / ".join(formatting.spread(value) for value in found if value)
-    return values + _mark(group) if group and values else "–"
+    return values + _mark(group) if group and values else ""
 
 
 def _mark(group: Group) -> str:

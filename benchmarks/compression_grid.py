@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cadc_rec.study.report.formatting import STATUS
 from cadc_rec.study.report.groups import Comparisons, Group, datasets
 from cadc_rec.study.report.study_data import Study
 
@@ -22,11 +23,24 @@ class Grid:
 
     def find(self, dataset: str, method: str, ratio: float, variant: str = "") -> Group | None:
         """The group of a method; the ratio of one that takes everything is 1."""
-        wanted = (method, ratio, variant)
-        found = (
-            g for g in self.groups(dataset) if (g.method, g.ratio, g.contender.variant) == wanted
+        found = self._asked(dataset, method, ratio, variant)
+        return found if found is not None and found.done else None
+
+    def state(self, dataset: str, method: str, ratio: float, variant: str = "") -> str:
+        """Why there is no such group: ``failed`` and the like; a dash if the grid asks for none."""
+        found = self._asked(dataset, method, ratio, variant)
+        return "–" if found is None else STATUS[found.status]
+
+    def _asked(self, dataset: str, method: str, ratio: float, variant: str) -> Group | None:
+        wanted = (dataset, method, ratio, variant)
+        return next(
+            (
+                group
+                for group in self.page.groups(self.study)
+                if (group.dataset, group.method, group.ratio, group.contender.variant) == wanted
+            ),
+            None,
         )
-        return next(found, None)
 
     def shares(self, dataset: str, method: str) -> list[Group]:
         """A method's groups on a part of the labelled examples, the plain ones."""
@@ -42,3 +56,9 @@ class Grid:
         """Titles of the datasets with results, by key."""
         titles = datasets(self.study)
         return {key: titles[key] for key in titles if wanted(key) and self.groups(key)}
+
+    def without_results(self) -> list[str]:
+        """What to say of the datasets that have none, a sentence each."""
+        states = {group.dataset: group.status for group in self.page.groups(self.study)}
+        titles = datasets(self.study)
+        return [f"{titles[key]}: {STATUS[states[key]]}." for key in titles if not self.groups(key)]

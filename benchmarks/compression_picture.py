@@ -1,7 +1,8 @@
-"""The picture of docs/compression.md: what each method keeps of its own accuracy, by share.
+"""The pictures of docs/compression.md: what a method keeps of its own accuracy, and laws, by share.
 
 In: the study of scale. Out: SVG with a panel for each method of `CURVES`, a line a set, and one of
-what training takes. A random sample of everything is the gold standard.
+what training takes; and SVG with a panel a set, of each method's accuracy and the law fitted to it.
+A random sample of everything is the gold standard.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from collections.abc import Sequence
 from itertools import cycle
 
 from benchmarks.compression_grid import Grid
-from cadc_rec.study.report.charts import Axis, Level, Panel, Point, Series, plot
+from cadc_rec.study.report import formatting
+from cadc_rec.study.report.charts import Axis, Curve, Level, Panel, Point, Series, plot
+from cadc_rec.study.report.figures import METHOD_STYLES
+from cadc_rec.study.report.fitted import ENOUGH_RATIOS, corners_of, fitted_curve
 from cadc_rec.study.report.groups import Group, time_ratio
 from cadc_rec.study.report.overview import ALL, ALL_STYLE, SET_STYLES
 from cadc_rec.study.report.paper import METHOD_TITLES, METRICS
@@ -50,6 +54,46 @@ def picture(grid: Grid, sets: dict[str, str], methods: Sequence[str]) -> str:
     styles = dict(zip(named, cycle(SET_STYLES), strict=False)) | {ALL: ALL_STYLE}
     title = "Accuracy kept and time taken, by the share of labelled examples"
     return plot(title, _SHARES, panels, styles)
+
+
+def laws(grid: Grid, sets: dict[str, str], methods: Sequence[str]) -> str:
+    """HR@10 by share with its law, a panel a set; empty where no method has shares enough.
+
+    Args:
+        grid: the study.
+        sets: titles by key, in the order of the panels.
+        methods: a line and a law each.
+    """
+    panels, drawn = [], set[str]()
+    for dataset, title in sets.items():
+        series, curves = [], []
+        for method in methods:
+            whole, groups = grid.whole(dataset, method), grid.shares(dataset, method)
+            groups += [whole] if whole else []
+            if len(groups) < ENOUGH_RATIOS:
+                continue
+            name = METHOD_TITLES[method]
+            points = sorted((_reached(title, name, group) for group in groups), key=lambda p: p.x)
+            series.append(Series(name, tuple(points), joined=False))
+            band = fitted_curve(grid.page, groups)
+            if band is not None:
+                curves.append(Curve(name, corners_of(band)))
+        drawn |= {one.name for one in series}
+        if series:
+            up = f"{_HR.upper()}, %"
+            panels.append(Panel(title, up, tuple(series), curves=tuple(curves), from_zero=True))
+    if not panels:
+        return ""
+    styles = {METHOD_TITLES[m]: METHOD_STYLES[m] for m in methods if METHOD_TITLES[m] in drawn}
+    return plot("Accuracy by the share of labelled examples, and its law", _SHARES, panels, styles)
+
+
+def _reached(title: str, name: str, group: Group) -> Point:
+    value = group.metric(_HR)
+    assert value is not None
+    spread, share = value.deviation or 0.0, 100.0 / group.ratio
+    tip = f"{title}, {name} on {share:.3g}%\n{_HR.upper()}: {formatting.spread(value)}%"
+    return Point(share, value.mean, tip, max(value.mean - spread, 0.0), value.mean + spread)
 
 
 def _kept(grid: Grid, dataset: str, title: str, method: str) -> Series:

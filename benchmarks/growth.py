@@ -44,11 +44,13 @@ class Point:
         rows: of the log.
         seconds: of a core.
         peak_bytes: the most memory that the process held in this stage; None if not measured.
+        commit: of the code; None if not known.
     """
 
     rows: int
     seconds: float
     peak_bytes: int | None
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,11 @@ class Growth:
 
     @property
     def growth(self) -> float | None:
-        """A row's cost between the last two sizes over that between the two before."""
-        if len(self.points) < 3 or self.costs[-2] <= 0:
+        """A row's cost between the last two sizes over that between the two before.
+
+        None of fewer than three sizes, and where more rows took no more.
+        """
+        if len(self.points) < 3 or min(self.costs[-2:]) <= 0:
             return None
         return self.costs[-1] / self.costs[-2]
 
@@ -94,7 +99,7 @@ def read_growth(study: Path) -> list[Growth]:
     """The stages of a study's finished cells on generated logs.
 
     Raises:
-        CadcError: there is no such cell.
+        CadcError: there is no such cell, or a method has two at a size.
     """
     # What each method's stage was, by rows: methods that share its result share the series.
     made: dict[tuple[str, str], dict[int, tuple[str, Point]]] = {}
@@ -105,9 +110,14 @@ def read_growth(study: Path) -> list[Growth]:
         rows = int(record["config"]["data"]["generated"]["interactions"])
         for stage, seconds in measured_seconds(record).items():
             peak = record.get("costs", {}).get(stage, {}).get("peak_memory_bytes")
-            point = Point(rows, seconds, None if peak is None else int(peak))
-            of_rows = made.setdefault((stage, record["method"]), {})
-            of_rows[rows] = record["artifacts"][stage], point
+            peak = None if peak is None else int(peak)
+            made_here = record["artifacts"][stage], Point(rows, seconds, peak, record.get("commit"))
+            known = made.setdefault((stage, record["method"]), {}).setdefault(rows, made_here)
+            if known[0] != made_here[0]:
+                raise CadcError(
+                    f"{file}: a second {stage} of {record['method']} on {rows:,} rows, with other "
+                    "settings; a study whose growth is measured has one cell a method and size."
+                )
     if not made:
         raise CadcError(f"{study}: has no finished cell of a generated log; run the study first.")
     grown = []
@@ -150,8 +160,8 @@ def table(grown: Sequence[Growth], on_paper: float | None) -> str:
         by_rows = {point.rows: point for point in one.points}
         row = [one.stage, ", ".join(one.methods)]
         row += [_point(by_rows.get(rows)) for rows in sizes]
-        row.append(f"{1e9 * one.costs[-1]:,.0f}" if one.costs else "")
-        row.append("" if one.growth is None else _growth(one.growth))
+        row.append(f"{1e9 * one.costs[-1]:,.0f}" if one.costs and one.costs[-1] > 0 else "–")
+        row.append("–" if one.growth is None else _growth(one.growth))
         if on_paper:
             found = one.at(on_paper)
             row.append("" if found is None else f"{found[0] / 3600:,.2f}{_memory(found[1])}")

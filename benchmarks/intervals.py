@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.recorded.files import small, write_json
+from benchmarks.recorded.files import small, with_commit, write_json
 from cadc_rec.config.experiment import ComputeConfig
 from cadc_rec.distributed.processes import processes
 from cadc_rec.training.intervals import Meter, Untold, Waits
@@ -49,7 +49,8 @@ def main() -> None:
         interval = 1e6 * (time.process_time() - started) / INTERVALS
         print(f"an interval: {interval:.0f} microseconds")
     if out:
-        write_json(out, small({"step_microseconds": step, "interval_microseconds": interval}))
+        found = {"step_microseconds": step, "interval_microseconds": interval}
+        write_json(out, small(with_commit(found)))
 
 
 if __name__ == "__main__":

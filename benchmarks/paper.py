@@ -22,8 +22,9 @@ from cadc_rec.log import keep_interrupts, log, set_up_logging
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.figures import study_figures
 from cadc_rec.study.report.groups import Comparisons, Group, datasets
+from cadc_rec.study.report.markdown import markdown_table
 from cadc_rec.study.report.paper import METHOD_TITLES, METRICS
-from cadc_rec.study.report.report import markdown_table, write_report
+from cadc_rec.study.report.report import write_report
 from cadc_rec.study.report.study_data import Study
 from cadc_rec.study.report.tables import study_table
 from cadc_rec.study.run.cells import run_study

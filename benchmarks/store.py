@@ -22,8 +22,9 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.recorded.files import small, write_json
+from benchmarks.recorded.files import small, with_commit, write_json
 
 _BUCKET = "benchmark"
 _START_SECONDS = 120.0
@@ -130,12 +131,10 @@ def main() -> None:
         f"CPU {statistics.median(cpus):.3f}"
     )
     if given.out:
-        write_json(given.out, small(record(walls, cpus, objects, mib)))
+        write_json(given.out, small(with_commit(record(walls, cpus, objects, mib))))
 
 
-def record(
-    walls: list[float], cpus: list[float], objects: int, mib: float
-) -> dict[str, int | float | dict[str, float]]:
+def record(walls: list[float], cpus: list[float], objects: int, mib: float) -> dict[str, Any]:
     """What a page says of the rounds: ratios of store to disk, and what a run sent."""
     ratios = {
         name: {"median": statistics.median(of), "least": min(of), "most": max(of)}

@@ -41,6 +41,9 @@ def study_command(
     parser.add_argument("--data-dir", type=Path, help="folder with the raw data")
     parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time")
     parser.add_argument("--study", choices=list(docs), default=next(iter(docs)))
+    parser.add_argument(
+        "--dataset", action="append", default=[], help="run this dataset alone; may be repeated"
+    )
     parser.add_argument("--docs", action="store_true", help="run nothing; write the docs")
     arguments = parser.parse_args()
     set_up_logging()
@@ -51,7 +54,8 @@ def study_command(
             print(*docs[name].record(workdir / "studies"), *docs[name].write(), sep="\n")
         else:
             folder = data(workdir, arguments.data_dir)
-            run_study(STUDIES / f"{name}.toml", workdir, folder, arguments.jobs)
+            study, only = STUDIES / f"{name}.toml", arguments.dataset
+            run_study(study, workdir, folder, arguments.jobs, datasets=only)
             print(write_report(reported(workdir / "studies", name)).page.resolve())
     except CadcError as error:
         sys.exit(f"error: {error}")

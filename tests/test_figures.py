@@ -288,12 +288,16 @@ def test_the_commits_of_a_study_are_counted_wherever_they_stand(folder):
     content["cells"][0]["commit"] = "aaa"
     content["cells"][1]["commit"] = "bbb"
     (folder / "s.json").write_text(json.dumps(content))
-    assert pages.commits(folder) == {"s": {"aaa": 1, "bbb": 1, "unknown": 3}}
+    speed = {"unknown": 1}
+    assert pages.commits(folder) == {"s": {"aaa": 1, "bbb": 1, "unknown": 3}, "speed": speed}
     for cell in content["cells"][:2]:
         del cell["commit"]
     content["datasets"]["d"]["commit"] = "ccc"
     (folder / "s.json").write_text(json.dumps(content))
-    assert pages.commits(folder) == {"s": {"ccc": 5}}
+    assert pages.commits(folder)["s"] == {"ccc": 5}
+    runs = {"one": {"commit": "aaa", "runs": [{"commit": "no part"}]}, "two": [{"commit": "bbb"}]}
+    (folder / "speed.json").write_text(json.dumps(runs))
+    assert pages.commits(folder)["speed"] == {"aaa": 1, "bbb": 1}
 
 
 def test_the_command_checks_finds_and_writes(folder, monkeypatch, capsys):
@@ -315,10 +319,14 @@ def test_a_table_that_was_changed_by_hand_is_named(tmp_path, folder, monkeypatch
         studies=("s",),
         marks={"t": "README.md"},
         tables=lambda page: {"t": f"| {page.studies[0].title} |"},
+        pictures=lambda page: {"p.svg": f"<svg>{page.studies[0].title}</svg>"},
     )
     monkeypatch.setattr(pages, "DOCS", (made,))
     (tmp_path / "allowed.toml").write_text("")
     (tmp_path / "README.md").write_text("<!-- t -->\n| S |\n<!-- /t -->\n")
+    (problem,) = pages.problems(["README.md"], tmp_path, folder)
+    assert problem.startswith("p.svg: is not what the recorded results make; write it again")
+    (tmp_path / "p.svg").write_text("<svg>S</svg>")
     assert pages.problems(["README.md"], tmp_path, folder) == []
     (tmp_path / "README.md").write_text("<!-- t -->\n| T |\n<!-- /t -->\n")
     (problem,) = pages.problems([], tmp_path, folder)

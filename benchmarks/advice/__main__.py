@@ -24,6 +24,7 @@ from benchmarks.advice.check import Checked, check_advise, check_cells, costs_of
 from benchmarks.advice.curves import Recorded, curves_of, read_curves
 from benchmarks.advice.page import shown, summary
 from benchmarks.advice.usual import as_code, learned
+from benchmarks.recorded.files import with_commit
 from cadc_rec import strict_json
 from cadc_rec.errors import CadcError
 from cadc_rec.study.run.grid import read_study
@@ -76,7 +77,7 @@ def main(
                 {**asdict(one), "inside": one.inside, "half_width": one.half_width} for one in found
             ],
         }
-        out.write_text(strict_json.dumps(document, indent=1) + "\n", "utf-8")
+        out.write_text(strict_json.dumps(with_commit(document), indent=1) + "\n", "utf-8")
 
 
 def command() -> None:

@@ -34,6 +34,7 @@ from cadc_rec.pretrain.alternating import AlternatingSolver, Interactions
 from cadc_rec.pretrain.factor_tables import ReplicatedTable
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.pretrain.kernels import compile_kernels, worth_compiling
+from cadc_rec.versions import code_commit
 
 Point = tuple[float, float]
 """Seconds of learning so far, and validation NDCG@10."""
@@ -85,6 +86,7 @@ def measure(workload: Workload) -> Section:
         unit="epochs/s",
         better="more",
         measured=now(),
+        commit=code_commit(),
         entries={
             name: Entry(
                 what=what[name],
@@ -124,6 +126,7 @@ def measure_quality(workload: Workload) -> Section:
         unit="s",
         better="less",
         measured=now(),
+        commit=code_commit(),
         entries={
             name: Entry(what=f"{name} to the target", figures=Figures.of(taken))
             for name, taken in seconds.items()

@@ -27,6 +27,7 @@ from cadc_rec.data.streams import read_groups
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import Artifact
+from cadc_rec.versions import code_commit
 
 _WHAT = {
     "memory": "rows in memory, uniform negatives, compiled loops",
@@ -76,6 +77,7 @@ def measure(workload: Workload) -> Section:
         unit="positives/s",
         better="more",
         measured=now(),
+        commit=code_commit(),
         entries={
             name: Entry(what=_WHAT[name], figures=rate_figures(taken))
             for name, taken in seconds.items()

@@ -23,6 +23,7 @@ from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import processes
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import held_out_ranks
+from cadc_rec.versions import code_commit
 
 _K = 10
 _TURN_SECONDS = 0.5
@@ -74,6 +75,7 @@ def measure(workload: Workload) -> Section:
         unit="users/s",
         better="more",
         measured=now(),
+        commit=code_commit(),
         entries={
             name: Entry(
                 what=what[name],

@@ -109,6 +109,8 @@ class Section(_Strict):
     better: Literal["more", "less"]
     measured: str
     """When, in UTC."""
+    commit: str | None = None
+    """Of the code."""
     entries: dict[str, Entry]
     ratios: list[Ratio]
     missing: dict[str, str] = Field(default_factory=dict)

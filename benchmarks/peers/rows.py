@@ -30,6 +30,7 @@ from cadc_rec.data.sources.generated import write_generated
 from cadc_rec.data.sources.raw_input import find_raw
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.store.artifact import Draft
+from cadc_rec.versions import code_commit
 
 _ROWS = {True: 600_000, False: 3_000_000}
 _USER_ROWS = 100  # interactions of a user, on average
@@ -127,6 +128,7 @@ def _section(
         unit="rows/s",
         better="more",
         measured=now(),
+        commit=code_commit(),
         entries={
             name: Entry(
                 what=what[name], figures=rate, ceiling="scan rows/s", share=rate.median / floor

@@ -26,6 +26,7 @@ from benchmarks.peers.workload import Workload
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.distributed.processes import Processes, processes
 from cadc_rec.distributed.state import gather_state
+from cadc_rec.versions import code_commit
 
 IDS = {"trainable": "gold", "frozen": "cadc"}  # the method that has ids of this kind
 LARGEST_LOSS_DIFFERENCE = 1e-5
@@ -77,6 +78,7 @@ def measure(workload: Workload) -> Section:
         unit="positives/s",
         better="more",
         measured=now(),
+        commit=code_commit(),
         entries=entries,
         ratios=ratios_of(seconds, _pairs(list(seconds))),
         missing=missing,

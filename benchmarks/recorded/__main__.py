@@ -4,7 +4,7 @@
     python -m benchmarks.recorded --check              # writes nothing; fails if something would
     python -m benchmarks.recorded --check README.md    # what a page would need to be held
     python -m benchmarks.recorded --find table1/ml-1m/cadc/hr@10
-    python -m benchmarks.recorded --commits            # the code that each study was run with
+    python -m benchmarks.recorded --commits            # the code that made what is recorded
 
 In: ``benchmarks/recorded/``. Out: the pages and pictures of ``docs/`` and the README.
 """
@@ -26,15 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; say what is wrong")
     parser.add_argument("pages", nargs="*", default=HELD, help="held by --check; default: `HELD`")
     parser.add_argument("--find", metavar="REFERENCE", help="print one recorded result")
-    parser.add_argument("--commits", action="store_true", help="print the commits of each study")
+    parser.add_argument("--commits", action="store_true", help="print the commits of each file")
     given = parser.parse_args(arguments)
     try:
         if given.find:
             print(Values().find(given.find))
         elif given.commits:
             for name, of in commits().items():
-                cells = (f"{count} cells of {commit}" for commit, count in of.items())
-                print(f"{name}: {', '.join(cells)}")
+                made = (f"{count} of {commit}" for commit, count in of.items())
+                print(f"{name}: {', '.join(made)}")
         elif given.check:
             wrong = problems(given.pages)
             sys.exit("\n".join(wrong) if wrong else 0)

@@ -65,16 +65,22 @@ class Written:
             files[page] = between(text, mark, table, page)
         return files
 
-    def write(self, root: Path = ROOT, folder: Path = FOLDER) -> list[Path]:
-        """Write these pages, and the pictures; returns the files that changed."""
-        found, changed = self.recorded(folder), []
-        files = self.pages(root, folder)
+    def written(self, root: Path = ROOT, folder: Path = FOLDER) -> dict[Path, str]:
+        """These pages, and the pictures."""
+        found = self.recorded(folder)
         drawn = {} if found is None else self.pictures(found)
-        for path, text in (files | {root / name: svg for name, svg in drawn.items()}).items():
-            if not path.is_file() or path.read_text("utf-8") != text:
-                path.write_text(text, "utf-8")
-                changed.append(path)
-        return changed
+        return self.pages(root, folder) | {root / name: svg for name, svg in drawn.items()}
+
+    def write(self, root: Path = ROOT, folder: Path = FOLDER) -> list[Path]:
+        """Write these files; returns those that changed."""
+        changed = [
+            (path, text)
+            for path, text in self.written(root, folder).items()
+            if not path.is_file() or path.read_text("utf-8") != text
+        ]
+        for path, text in changed:
+            path.write_text(text, "utf-8")
+        return [path for path, _ in changed]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.marks import ROOT
 from cadc_rec import strict_json
 from cadc_rec.store.atomic import write_atomically
+from cadc_rec.versions import code_commit
 
 FOLDER = ROOT / "benchmarks" / "recorded"
 _DIGITS = 6
@@ -39,10 +40,16 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, "{\n" + ",\n".join(texts) + "\n}\n")
 
 
+def with_commit(content: dict[str, Any]) -> dict[str, Any]:
+    """`content` and the code's commit, where that is known; of what was just measured."""
+    commit = code_commit()
+    return content if commit is None else {"commit": commit, **content}
+
+
 def add(path: Path, name: str, content: dict[str, Any]) -> None:
-    """Write one more member of a file's object, or its member of that name anew."""
+    """Write one more member of a file's object, or its member of that name anew, and its commit."""
     there = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    write_json(path, {**there, name: small(content)})
+    write_json(path, {**there, name: small(with_commit(content))})
 
 
 def _lines(value: Any) -> str:

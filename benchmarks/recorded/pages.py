@@ -7,34 +7,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import beyond, cold, compression, growth, paper, sets
 from benchmarks.advice import page as advice
 from benchmarks.days.page import DOCS as DAYS
 from benchmarks.marks import ROOT
 from benchmarks.peers import page as peers
-from benchmarks.recorded.docs import MeasuredApart, Written
+from benchmarks.recorded.docs import Written
 from benchmarks.recorded.files import FOLDER
 from benchmarks.recorded.prose import Allowed, Prose
+from benchmarks.recorded.studies import rows_of
 from benchmarks.recorded.values import Values
 from benchmarks.time_to_quality import page as time_to_quality
-from benchmarks.time_to_quality.record import Record, read
 
-
-def _runs(files: Sequence[Path]) -> list[Record]:
-    return [read(file) for file in files]
-
-
-_TIME_TO_QUALITY = MeasuredApart(
-    files="time-to-quality-*.json",
-    marks={"time-to-quality": "docs/accuracy.md"},
-    tables=lambda files: {"time-to-quality": time_to_quality.table(_runs(files))},
-    pictures=lambda files: {
-        f"docs/images/{time_to_quality.PICTURE}": time_to_quality.picture(_runs(files))
-    },
-)
 DOCS: tuple[Written, ...] = (
     paper.DOCS,
     *compression.DOCS.values(),
@@ -42,7 +30,7 @@ DOCS: tuple[Written, ...] = (
     *cold.DOCS.values(),
     DAYS,
     sets.DOCS,
-    _TIME_TO_QUALITY,
+    time_to_quality.DOCS,
     peers.IDLE,
     peers.BUSY,
     growth.DOCS,
@@ -77,12 +65,12 @@ others, the figures that name a result are checked."""
 
 def every_page(root: Path = ROOT) -> list[str]:
     """README.md and the pages of docs/, relative to the repository."""
-    found = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    found = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
     return [str(page.relative_to(root)) for page in found if page.is_file()]
 
 
 def problems(held: Sequence[str] = HELD, root: Path = ROOT, folder: Path = FOLDER) -> list[str]:
-    """What is wrong with the pages: tables, and figures in prose.
+    """What is wrong with the pages: tables, pictures, and figures in prose.
 
     Args:
         held: pages whose every figure has to be recorded; of others, those that name a result are
@@ -95,12 +83,12 @@ def problems(held: Sequence[str] = HELD, root: Path = ROOT, folder: Path = FOLDE
     """
     found, made = [], set()
     for docs in DOCS:
-        written = docs.pages(root, folder)
+        written = docs.written(root, folder)
         found += [
             f"{path.relative_to(root)}: is not what the recorded results make; write it again "
             "(python -m benchmarks.recorded)"
             for path, text in written.items()
-            if path.read_text("utf-8") != text
+            if not path.is_file() or path.read_text("utf-8") != text
         ]
         made |= {(page, mark) for mark, page in docs.marks.items() if written}
     values, allowed = Values(folder), Allowed.read(folder / "allowed.toml")
@@ -117,23 +105,30 @@ def problems(held: Sequence[str] = HELD, root: Path = ROOT, folder: Path = FOLDE
 
 
 def commits(folder: Path = FOLDER) -> dict[str, dict[str, int]]:
-    """By recorded study: how many of its finished cells the code of each commit ran."""
+    """By recorded file: how many of its results the code of each commit made.
+
+    Those of a study are its finished cells.
+    """
     found: dict[str, dict[str, int]] = {}
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text("utf-8"))
-        if not isinstance(content, dict) or "of_ranks" not in content:
-            continue
-        done = [cell for cell in content["cells"] if cell["status"] == "done"]
-        of = [
-            place["commit"]
-            for cell in done
-            for place in (cell, content["datasets"][cell["dataset"]], content["common"])
-            if "commit" in place
-        ]
-        found[path.stem] = dict(Counter(of))
-        if len(of) < len(done):
-            found[path.stem]["unknown"] = len(done) - len(of)
+        if "of_ranks" in content:
+            of = [cell.get("commit") for cell in rows_of(content) if cell["status"] == "done"]
+        else:
+            of = list(_commits_in(content)) or [None]
+        found[path.stem] = dict(Counter(commit or "unknown" for commit in of))
     return found
+
+
+def _commits_in(content: Any) -> Iterator[str | None]:
+    """Those of a file that is no study's: each stands in the object of what it made."""
+    if isinstance(content, Mapping) and "commit" in content:
+        yield content["commit"]
+    elif isinstance(content, Mapping) and "commits" in content:
+        yield from content["commits"]
+    elif isinstance(content, Mapping | list):
+        for part in content.values() if isinstance(content, Mapping) else content:
+            yield from _commits_in(part)
 
 
 def renew(root: Path = ROOT, folder: Path = FOLDER) -> list[str]:

@@ -4,7 +4,9 @@ In: studies as they were run, or such a file. Out: the file, or `Recorded` studi
 take for those that were run: ranks, which a comparison is made of, are not kept.
 
 What all finished cells have alike (machine, versions, most settings) stands once under ``common``,
-and what those of a dataset have alike under ``datasets``.
+and what those of a dataset have alike under ``datasets``. A study can be run a dataset at a time,
+on one machine or on several: recording replaces the datasets that the study's folder has results
+of, and leaves the others as they were recorded.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ def _file(key: Key) -> str:
 
 
 def write(study: Study, noted: Noted, folder: Path = FOLDER) -> Path:
-    """Record a study.
+    """Record a study; datasets that it has no finished cell of stay as they are recorded.
 
     Args:
         study: one of those that `noted` is of.
@@ -93,12 +95,19 @@ def write(study: Study, noted: Noted, folder: Path = FOLDER) -> Path:
         The file.
 
     Raises:
-        CadcError: no cell of it is finished.
+        CadcError: no cell of it is finished, what is recorded cannot be used, or more of a dataset
+            is recorded than is finished.
     """
-    cells = [_row(cell) for cell in study.cells]
-    done = [cell for cell in cells if cell["status"] == "done"]
-    if not done:
+    measured = {cell.dataset for cell in study.cells if cell.status == "done"}
+    if not measured:
         raise CadcError(f"{study.folder}: no cell is finished, so there is nothing to record.")
+    path = folder / f"{study.name}.json"
+    earlier = _content(path) if path.is_file() else {"cells": [], "of_ranks": []}
+    kept = {row["id"]: row for row in rows_of(earlier) if row["dataset"] not in measured}
+    for dataset in measured:
+        _require_all(study, dataset, earlier, path)
+    cells = [kept.get(cell.id) or _row(cell) for cell in study.cells]
+    done = [cell for cell in cells if cell["status"] == "done"]
     common = _shared([_measured(cell) for cell in done])
     datasets = {
         name: _shared(
@@ -119,9 +128,16 @@ def write(study: Study, noted: Noted, folder: Path = FOLDER) -> Path:
     of_ranks = [
         {"of": key, **_of_ranks(found)}
         for key, found in noted.noted.items()
-        if key[0].partition("/")[0] == study.name
+        if key[0].partition("/")[0] == study.name and _dataset(key) in measured
     ]
-    path = folder / f"{study.name}.json"
+    now = _study(head, cells, folder)
+    groups = {group.name for group in Comparisons([now]).groups(now)}
+    of_ranks += [
+        row
+        for row in earlier["of_ranks"]
+        if _dataset(row["of"]) not in measured
+        and groups.issuperset(name for name in row["of"] if name.startswith(f"{study.name}/"))
+    ]
     parts = {"schema_version": SCHEMA_VERSION, "study": head, "common": common}
     parts |= {"datasets": datasets, "cells": rows, "of_ranks": of_ranks}
     write_json(path, parts)
@@ -142,33 +158,73 @@ def read(names: Sequence[str], folder: Path = FOLDER) -> Recorded:
     of_ranks: dict[Key, OfRanks] = {}
     for name in names:
         path = folder / f"{name}.json"
+        content = _content(path)
         try:
-            content = json.loads(path.read_text("utf-8"))
-            if content["schema_version"] != SCHEMA_VERSION:
-                raise ValueError(f"schema version {content['schema_version']}")
-            studies.append(_study(content, folder))
+            studies.append(_study(content["study"], rows_of(content), folder))
             of_ranks |= {tuple(row["of"]): _found(row) for row in content["of_ranks"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CadcError(
-                f"{path}: cannot be used as the results of a study ({_first_line(error)}); record "
-                "it with the --docs of its command."
-            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise _unusable(path, error) from error
     found = Recorded(studies, of_ranks)
     groups = {group.name: group for study in studies for group in found.groups(study)}
     for key, one in of_ranks.items():
-        if isinstance(one, Comparison) and len(key) == 3 and key[1] in groups:
+        if isinstance(one, Comparison) and len(key) == 3 and groups.keys() >= set(key[:2]):
             _agree(key, one, groups[key[0]], groups[key[1]])
     return found
 
 
-def _study(content: dict[str, Any], folder: Path) -> Study:
-    head, common, datasets = (content[name] for name in ("study", "common", "datasets"))
-    cells = []
-    for cell in content["cells"]:
-        if cell["status"] == "done":
-            cell = _merged(_merged(common, datasets[cell["dataset"]]), cell)
-        cells.append(Cell.model_validate({"integration": "", **cell}))
+def _content(path: Path) -> dict[str, Any]:
+    """What a file of `write` holds.
+
+    Raises:
+        CadcError: it cannot be read, or is no such file.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if content["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {content['schema_version']}")
+        rows_of(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unusable(path, error) from error
+    return content
+
+
+def _unusable(path: Path, error: Exception) -> CadcError:
+    return CadcError(
+        f"{path}: cannot be used as the results of a study ({_first_line(error)}); record it with "
+        "the --docs of its command."
+    )
+
+
+def rows_of(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cells of a file, each with all that it has."""
+    return [
+        _merged(_merged(content["common"], content["datasets"][cell["dataset"]]), cell)
+        if cell["status"] == "done"
+        else cell
+        for cell in content["cells"]
+    ]
+
+
+def _require_all(study: Study, dataset: str, earlier: dict[str, Any], path: Path) -> None:
+    """Raise if recording a dataset would lose cells that another folder had finished."""
+    undone = {cell.id for cell in study.cells if cell.status != "done"}
+    recorded = [row for row in earlier["cells"] if row["status"] == "done" and row["id"] in undone]
+    lost = [row["id"] for row in recorded if row["dataset"] == dataset]
+    if lost:
+        raise CadcError(
+            f"{path}: {len(lost)} cells of {dataset} are recorded that are not finished here, the "
+            f"first of them {lost[0]}; finish them, or remove the file to record without them."
+        )
+
+
+def _study(head: dict[str, Any], rows: Sequence[dict[str, Any]], folder: Path) -> Study:
+    cells = [Cell.model_validate({"integration": "", **row}) for row in rows]
     return Study.model_validate({"folder": folder / head["name"], "cells": cells, **head})
+
+
+def _dataset(key: Sequence[str]) -> str:
+    """The dataset of what was computed from ranks: both groups of a comparison are of one."""
+    return key[0].split("/")[1]
 
 
 def _of_ranks(found: OfRanks) -> dict[str, Any]:

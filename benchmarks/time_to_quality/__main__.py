@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,9 +27,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.recorded.files import FOLDER
 from benchmarks.time_to_quality import record
 from benchmarks.time_to_quality.contenders import CONTENDERS, Ours, contender
-from benchmarks.time_to_quality.page import RECORDED, into_docs, recorded_files
+from benchmarks.time_to_quality.page import DOCS
 from benchmarks.time_to_quality.record import Run
 from benchmarks.time_to_quality.watched import Ended, Limits, run
 from benchmarks.time_to_quality.worker import Job
@@ -39,6 +39,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.log import log, set_up_logging
 from cadc_rec.machine import processor_name
 from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.versions import code_commit
 
 USUAL = ("prior", "auto-100", "auto-10", "recipe", "sasrec", "esasrec", "hstu")
 _HALVINGS = 6
@@ -87,10 +88,10 @@ def measure(arguments: argparse.Namespace) -> None:
         "settings": _settings_of_methods(arguments),
         "machine": {"processor": processor_name(), "torch": torch.__version__},
     }
-    out = arguments.out or RECORDED / f"time-to-quality-{arguments.config.stem}.json"
+    out = arguments.out or FOLDER / f"time-to-quality-{arguments.config.stem}.json"
     kept = record.go_on(out, about)
     limits = Limits(arguments.memory_gib, arguments.cpu_hours)
-    commit = _commit()
+    commit = code_commit()
     for name, seed in record.in_turns(list(who), arguments.seeds):
         asked = Run(
             contender=name,
@@ -193,16 +194,6 @@ def _tell(made: Run) -> None:
     )
 
 
-def _commit() -> str | None:
-    """Of this checkout; None where git does not know."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()
-
-
 def main() -> None:
     """Parse, then measure or write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -221,14 +212,14 @@ def main() -> None:
     parser.add_argument("--peer", action="append", default=[], metavar="NAME.KEY=VALUE")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE")
     parser.add_argument("--data-dir", type=Path, help="folder with the raw data")
-    parser.add_argument("--docs", type=Path, nargs="*", metavar="JSON", help="run nothing")
+    parser.add_argument("--docs", action="store_true", help="run nothing; write the docs")
     arguments = parser.parse_args()
-    if (arguments.config is None) is (arguments.docs is None):
+    if (arguments.config is None) is not arguments.docs:
         parser.error("name a config, or --docs")
     set_up_logging()
     try:
-        if arguments.docs is not None:
-            into_docs(arguments.docs or recorded_files())
+        if arguments.docs:
+            print(*DOCS.write(), sep="\n")
         else:
             measure(arguments)
     except CadcError as error:

@@ -143,6 +143,7 @@ def curve(
             with watch:
                 weights = item_weights(together, l2).numpy()
             yield Reached(watch.seconds, tried, *metrics(dataset, sample, scores(dataset, weights)))
+            del weights  # or they would lie beside the next ones while those are computed
             if watch.seconds >= checkpoints[-1]:
                 return
 

@@ -6,17 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.paper import ROOT, between
+from benchmarks.recorded.docs import MeasuredApart
 from benchmarks.time_to_quality.contenders import CONTENDERS
 from benchmarks.time_to_quality.record import Record, Run, read
-from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.statistics import spread
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.charts import Axis, Panel, Point, Series, Style, plot
 
-PAGE = ROOT / "docs" / "accuracy.md"
-RECORDED = ROOT / "benchmarks" / "recorded"
-PICTURE = "time-to-quality.svg"
 REFERENCE = "prior"
 """The contender that the others are compared with."""
 STYLES = {
@@ -52,34 +48,6 @@ class Mean:
     def quality(self, split: str = "test") -> float:
         """Mean NDCG@10 in percent."""
         return spread(getattr(self, split)[_NDCG]).mean
-
-
-def recorded_files(folder: Path = RECORDED) -> list[Path]:
-    """The records of this benchmark, in the order of their names.
-
-    Raises:
-        CadcError: there is none.
-    """
-    files = sorted(folder.glob("time-to-quality-*.json"))
-    if not files:
-        raise CadcError(
-            f"{folder}: has no time-to-quality-*.json; run "
-            "`python -m benchmarks.time_to_quality CONFIG` first."
-        )
-    return files
-
-
-def into_docs(files: Sequence[Path], page: Path = PAGE) -> None:
-    """Put the table between the page's marks ``time-to-quality``, the picture beside the page.
-
-    Args:
-        files: JSON of finished runs, or of runs that were ended early.
-        page: with the marks.
-    """
-    records = [read(file) for file in files]
-    text = between(page.read_text("utf-8"), "time-to-quality", table(records), page)
-    page.write_text(text, "utf-8")
-    (page.parent / "images" / PICTURE).write_text(picture(records), "utf-8")
 
 
 def means(runs: Sequence[Run]) -> list[Mean]:
@@ -224,3 +192,16 @@ def _seconds(seconds: float) -> str:
 def _both(metrics: Mapping[str, list[float]]) -> str:
     """HR@10 / NDCG@10 in percent, with the deviation over seeds where there are several."""
     return " / ".join(formatting.spread(spread(metrics[name])) for name in (_HR, _NDCG))
+
+
+def _records(files: Sequence[Path]) -> list[Record]:
+    return [read(file) for file in files]
+
+
+DOCS = MeasuredApart(
+    files="time-to-quality-*.json",
+    marks={"time-to-quality": "docs/accuracy.md"},
+    tables=lambda files: {"time-to-quality": table(_records(files))},
+    pictures=lambda files: {"docs/images/time-to-quality.svg": picture(_records(files))},
+)
+"""What is recorded, into the page."""

@@ -31,6 +31,7 @@ from benchmarks.peers.rechub import feature
 from benchmarks.time_to_quality.contenders import Reached
 from benchmarks.time_to_quality.ranked import Scores, Watch, metrics
 from cadc_rec.data.dataset import Dataset
+from cadc_rec.errors import CadcError
 from cadc_rec.machine import keep_freed_memory
 
 Rows = dict[str, torch.Tensor]
@@ -123,6 +124,8 @@ def training_rows(
     weight = np.cumsum(dataset.item_counts**0.75)
     pairs = 1 + settings.negatives
     size = max(1, settings.batch // pairs)
+    if len(dataset.train_item) < 2:
+        raise CadcError("there are fewer than two training interactions, and no batch to learn.")
     while True:
         order = draw.permutation(len(dataset.train_item))
         for first in range(0, len(order), size):

@@ -77,13 +77,17 @@ class Record:
     def put(self, run: Run) -> None:
         """Add a run, in place of the one of this contender and seed, and of any asked otherwise.
 
-        Seeds of one contender are averaged, so they must have been asked for with one setting.
+        Seeds of one contender are averaged, so they must have been asked for with one setting. One
+        that could not even be asked for has none, and replaces that of its seed alone.
         """
         self.runs = [
             one
             for one in self.runs
             if one.contender != run.contender
-            or (one.seed != run.seed and replace(one, seed=run.seed).asked_as(run))
+            or (
+                one.seed != run.seed
+                and (not run.settings or replace(one, seed=run.seed).asked_as(run))
+            )
         ]
         self.runs.append(run)
 

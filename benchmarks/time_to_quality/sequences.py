@@ -21,6 +21,7 @@ from benchmarks.time_to_quality.contenders import KS, Reached
 from benchmarks.time_to_quality.histories import Histories, batches
 from cadc_rec.data.dataset import NO_ITEM, Dataset
 from cadc_rec.data.user_items import UserItems
+from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.ranking import held_out_ranks
 from cadc_rec.machine import keep_freed_memory
@@ -239,6 +240,8 @@ def learn(
         optimizer.step()
 
     left, spent, epochs = list(checkpoints), 0.0, 0.0
+    if not (lengths > 1).any():
+        raise CadcError("no user has two training interactions, so no next item can be learned.")
     while True:
         for rows in batches(lengths, settings.batch):
             started = clock()

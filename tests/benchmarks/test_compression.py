@@ -86,10 +86,12 @@ def test_a_set_is_one_line_in_short(page):
 def test_a_share_stands_with_what_it_keeps_of_all_rows(page):
     table = compression.tables(page)["scale-curves"]
     assert rows(table) == [
-        ["all", "2,000", "20.00 / 10.00", "–", "–", "–", "10.00 / 5.00", "–"],
+        ["all", "2,000", "30.0%", "75% / –", "20.00 / 10.00", "–", "–", "–", "10.00 / 5.00", "–"],
         [
             "1/10",
             "200",
+            "30.0%",
+            "75% / –",
             "18.00 / 9.00",
             "90% (86 to 94)",
             "–",
@@ -97,7 +99,7 @@ def test_a_share_stands_with_what_it_keeps_of_all_rows(page):
             "5.00 / 2.50",
             "50% (46 to 54)",
         ],
-        ["1/100", "20", "16.00 / 8.00", "80% (76 to 84)", "–", "–", "–", "–"],
+        ["1/100", "20", "30.0%", "75% / –", "16.00 / 8.00", "80% (76 to 84)", "–", "–", "–", "–"],
     ]
     assert table.startswith("A:\n\n")
     assert "of 3 in this table, 3 say better or worse" in table
@@ -124,7 +126,7 @@ def test_what_tables_alone_reached_is_marked(page, tmp_path):
     (tmp_path / "scale.json").write_text(json.dumps(content))
     tables = compression.tables(read(["scale"], tmp_path))
     assert rows(tables["scale-short"])[0][4:6] == ["18.00 † (0.143)", "16.00 ± 0.00 (†) (0.057)"]
-    assert rows(tables["scale-curves"])[1][2] == "18.00 / 9.00 †"
+    assert rows(tables["scale-curves"])[1][4] == "18.00 / 9.00 †"
     assert "16.00 ± 0.00 / 8.00 ± 0.00 (†) +" in tables["scale-methods"]
     assert all("dropped" in tables[f"scale-{mark}"] for mark in ("short", "curves", "methods"))
     assert "†" not in tables["scale-selections"]
@@ -136,8 +138,8 @@ def test_sets_that_are_split_by_time_stand_apart(page):
 
 def test_selections_stand_beside_a_uniform_one_whose_towers_are_kept_too(page):
     assert rows(compression.tables(page)["scale-selections"]) == [
-        ["uniform", "13.60 / 6.80", "–"],
-        ["recent", "17.00 / 8.50", "+25.0%: better (+21.0 to +29.0%)"],
+        ["uniform", "13.60 / 6.80", "–", "30.0% / 75%"],
+        ["recent", "17.00 / 8.50", "+25.0%: better (+21.0 to +29.0%)", "30.0% / 75%"],
     ]
 
 
@@ -179,6 +181,37 @@ def test_what_the_study_has_not_is_said(page):
     page.studies = [page.studies[0].model_copy(update={"cells": page.studies[0].cells[:1]})]
     alone = type(page)(page.studies, {})
     assert compression.tables(alone)["scale-curves"] == "Not measured yet."
+
+
+def test_what_has_no_figure_says_why(page):
+    (study,) = page.studies
+    states = {"prior": "failed", "auto": "missing"}
+    cells = [
+        cell.model_copy(update={"status": states[cell.method]})
+        if cell.dataset == "a" and cell.method in states
+        else cell
+        for cell in study.cells
+    ]
+    absent = study.cells[0].model_copy(
+        update={"id": "b", "dataset": "b", "dataset_title": "B", "status": "unavailable"}
+    )
+    study = study.model_copy(update={"cells": (*cells, absent)})
+    grid = compression.Grid(study, type(page)([study], page._found))
+    table = compression.methods(grid, {"a": "A"})
+    found = dict(rows(table))
+    assert "Prior alone" not in found  # no set has it
+    assert table.splitlines()[-1] == "- B: not available."
+    both = compression.methods(grid, {"a": "A", "a-by-time": "A-BY-TIME"})
+    assert ["Prior alone", "failed", "3.00 / 1.50"] in rows(both)
+    assert ["Gold standard", "10.00 / 5.00", "–"] in rows(both)  # the grid does not ask for it
+
+
+def test_users_that_would_tell_a_small_difference_are_counted(page):
+    """(1.96 + 0.8416)^2 (0.2 / (0.02 x 0.1))^2 users, rounded to two digits."""
+    assert (
+        "A: to tell a difference of 2% with 80% power takes of HR@10 78,000 users"
+        in (compression.tables(page)["scale-methods"])
+    )
 
 
 def test_every_table_has_its_place_on_the_page():

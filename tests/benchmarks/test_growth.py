@@ -93,3 +93,28 @@ def test_a_size_that_is_no_number_is_named_with_what_one_looks_like(capsys):
     with pytest.raises(SystemExit):
         growth.main(["anywhere", "--on-paper", "xB"])
     assert "--on-paper: 'xB' is no number such as 50M, 2.5B or 3000" in capsys.readouterr().err
+
+
+def test_what_takes_no_longer_has_no_cost_of_a_row(tmp_path):
+    points = (Point(10**6, 22.0, None), Point(3 * 10**6, 18.0, None), Point(10**7, 16.0, None))
+    flat = Growth("prior", ("prior",), points)
+    assert flat.growth is None
+    assert "| – | – |" in table([flat], None)
+    assert flat.at(1e9) == (16.0, None)
+
+
+def test_a_method_that_was_run_twice_at_a_size_is_refused(tmp_path):
+    keep(tmp_path, 1_000_000, "cadc", {"train": 5.0})
+    (file,) = (tmp_path / "cells").glob("*.json")
+    again = json.loads(file.read_text()) | {"artifacts": {"train": "/another"}}
+    file.with_name("other-ratio.json").write_text(json.dumps(again))
+    with pytest.raises(CadcError, match="a second train of cadc on 1,000,000 rows"):
+        read_growth(tmp_path)
+
+
+def test_the_code_that_was_measured_is_recorded(tmp_path):
+    keep(tmp_path, 1_000_000, "cadc", {"train": 5.0})
+    (file,) = (tmp_path / "cells").glob("*.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"commit": "abc"}))
+    ((point,),) = [one.points for one in read_growth(tmp_path)]
+    assert point.commit == "abc"

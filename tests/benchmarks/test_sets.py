@@ -52,7 +52,7 @@ def test_a_set_is_described_as_counted_by_hand(tmp_path, capsys, clock):
     assert mine["gaps"]["equal_share"] == pytest.approx(1 / 6)
     assert mine["gaps"]["median_seconds"] == pytest.approx((7_200 + 2_592_000) / 2)
     assert mine["gaps"]["days"] == pytest.approx(90)
-    assert "| 16.7% | 15.0 d |" in printed
+    assert "| 16.7% | 15.0 d, 30.0 d | 90 |" in printed
     with pytest.raises(SystemExit, match="has no set 'none'; choose from own, gone"):
         sets.main([*asked, "--only", "none"])
 

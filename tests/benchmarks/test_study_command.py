@@ -22,7 +22,11 @@ def did(monkeypatch):
         done.append(("report", str(studies)))
         return SimpleNamespace(page=studies / "report" / "index.html")
 
-    monkeypatch.setattr(module, "run_study", lambda *given: done.append(("run", *map(str, given))))
+    monkeypatch.setattr(
+        module,
+        "run_study",
+        lambda *given, datasets: done.append(("run", *map(str, given), *datasets)),
+    )
     monkeypatch.setattr(module, "write_report", reported)
     for of_the_process in ("set_up_logging", "keep_interrupts"):
         monkeypatch.setattr(module, of_the_process, lambda: None)
@@ -43,9 +47,9 @@ def test_a_study_is_run_on_its_data_and_reported(did, monkeypatch, capsys):
 
 
 def test_one_of_several_studies_has_a_report_of_its_own(did, monkeypatch):
-    call(beyond, monkeypatch, "--workdir", "w", "--study", "defaults")
+    call(beyond, monkeypatch, "--workdir", "w", "--study", "defaults", "--dataset", "beauty")
     study = str(module.STUDIES / "defaults.toml")
-    assert did == [("run", study, "w", "None", "1"), ("report", "w/studies/defaults")]
+    assert did == [("run", study, "w", "None", "1", "beauty"), ("report", "w/studies/defaults")]
 
 
 def test_cold_studies_run_on_tables_that_are_written_for_them(did, monkeypatch, tmp_path):
@@ -82,7 +86,7 @@ def test_the_docs_are_written_of_what_is_measured_without_a_run(did, monkeypatch
 
 
 def test_what_is_refused_is_a_sentence(did, monkeypatch):
-    def refuse(*given):
+    def refuse(*given, datasets):
         raise CadcError("there is no data.")
 
     monkeypatch.setattr(module, "run_study", refuse)

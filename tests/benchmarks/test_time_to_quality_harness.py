@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.time_to_quality.__main__ import checkpoints, main, of_peers, take
 from benchmarks.time_to_quality.contenders import CONTENDERS, Peer, contender
-from benchmarks.time_to_quality.page import STYLES, means, picture, recorded_files, table
+from benchmarks.time_to_quality.page import DOCS, STYLES, means, picture, table
 from benchmarks.time_to_quality.record import Record, Run, go_on, in_turns, plain, read
 from benchmarks.time_to_quality.watched import Ended, Limits, run
 from cadc_rec.errors import CadcError
@@ -117,6 +117,16 @@ def test_a_run_is_not_measured_twice(tmp_path):
     assert not again.done(replace(wanted, checkpoints=[10.0, 20.0, 40.0]))
     again.put(replace(done, points=[]))
     assert [one.points for one in again.runs] == [[]]  # in place of the earlier one
+
+
+def test_a_run_that_could_not_be_asked_for_takes_no_other_seed_away():
+    record = Record({})
+    for seed in (0, 1):
+        record.put(a_run(seed=seed))
+    record.put(a_run(seed=2, settings={}, cannot="not installed", whole=False))
+    assert [run.seed for run in record.runs] == [0, 1, 2]
+    record.put(a_run(seed=2, settings={"width": 32}))  # asked otherwise than the others
+    assert [run.seed for run in record.runs] == [2]
 
 
 def test_what_failed_is_tried_again_and_what_was_stopped_only_with_other_limits():
@@ -295,12 +305,11 @@ def test_every_contender_has_a_look_of_its_own():
         assert apart > 20, (a, b, apart)  # 2.3 is just noticeable side by side
 
 
-def test_records_are_found_or_asked_for(tmp_path):
-    with pytest.raises(CadcError, match=r"has no time-to-quality-\*\.json; run `python -m"):
-        recorded_files(tmp_path)
+def test_every_record_goes_into_the_page(tmp_path):
+    assert DOCS.recorded(tmp_path) is None
     for name in ("time-to-quality-b.json", "time-to-quality-a.json", "other.json"):
         (tmp_path / name).write_text(json.dumps({}))
-    names = [file.name for file in recorded_files(tmp_path)]
+    names = [file.name for file in DOCS.recorded(tmp_path)]
     assert names == ["time-to-quality-a.json", "time-to-quality-b.json"]
 
 

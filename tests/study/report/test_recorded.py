@@ -127,6 +127,50 @@ def test_a_study_beside_which_another_stands_is_read_with_it(new_study, new_root
         beyond.DOCS["beyond"].pages(root, folder)
 
 
+def test_a_study_is_recorded_a_dataset_at_a_time(new_study, folder):
+    def run(name, finished, variants=("", "uniform")):
+        study = new_study(f"{name}/defaults", layout="grid")
+        study.head["name"] = "defaults"
+        for dataset in ("ml-1m", "epinions-20core"):
+            for variant in variants:
+                place, more = (dataset, "cadc", "init_frozen", 10.0, 0), {"variant": variant}
+                if dataset in finished:
+                    study.add_done(*place, 60, (1.0, 0.0, 9.0), commit=name, **more)
+                else:
+                    study.add(*place, **more)
+            place = (dataset, "gold", None, 1.0, 0)
+            if dataset in finished:
+                study.add_done(*place, 70, (0.0, 0.0, 99.0), commit=name)
+            else:
+                study.add(*place)
+        return beyond.DOCS["defaults"].record(study.folder.parent, folder)
+
+    def recorded():
+        (study,) = read(["defaults"], folder).studies
+        return {(cell.dataset, cell.variant, cell.method): cell.commit for cell in study.cells}
+
+    run("first", ["ml-1m"])
+    run("second", ["epinions-20core"])
+    assert {key[0]: commit for key, commit in recorded().items()} == {
+        "ml-1m": "first",
+        "epinions-20core": "second",
+    }
+    content = json.loads((folder / "defaults.json").read_text())
+    assert {key["of"][0].split("/")[1] for key in content["of_ranks"]} == {
+        "ml-1m",
+        "epinions-20core",
+    }
+    run("third", ["epinions-20core"], variants=("",))  # the grid has lost a variant
+    assert ("ml-1m", "uniform", "cadc") not in recorded()
+    assert recorded()["ml-1m", "", "cadc"] == "first"
+    half = new_study("fourth/defaults", layout="grid")
+    half.head["name"] = "defaults"
+    half.add_done("ml-1m", "gold", None, 1.0, 0, 70, (0.0, 0.0, 99.0))
+    half.add("ml-1m", "cadc", "init_frozen", 10.0, 0)
+    with pytest.raises(CadcError, match="1 cells of ml-1m are recorded that are not finished here"):
+        beyond.DOCS["defaults"].record(half.folder.parent, folder)
+
+
 def test_what_a_record_lacks_is_a_sentence(paper_studies, folder, tmp_path):
     paper.DOCS.record(paper_studies, folder)
     file = folder / "table2.json"
