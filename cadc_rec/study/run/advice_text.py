@@ -245,7 +245,8 @@ def sentence(advice: Advice) -> str:
         f"{advice.method} is predicted to reach HR@10 {100 * chosen.value:.2f}% and to {loses} "
         f"against everything ({chosen.standing} within {tolerance}: the chance is "
         f"{100 * chosen.chance:.0f}%), in about {advice.time_share(chosen):.2f} of its time. To "
-        f"use it: --set select.ratio={chosen.ratio:g}, or select.ratio = {chosen.ratio:g} in the file."
+        f"use it: --set select.ratio={chosen.ratio:g}, or select.ratio = {chosen.ratio:g} in the "
+        "file."
     )
 
 
