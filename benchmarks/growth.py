@@ -2,20 +2,24 @@
 
     cadc-rec study configs/study/scale-generated.toml --workdir work
     python -m benchmarks.growth work/studies/scale-generated
+    python -m benchmarks.growth work/studies/scale-generated --rounds 3    # makes stages again
     python -m benchmarks.growth work/studies/scale-generated --on-paper 1B
     python -m benchmarks.growth ... --out benchmarks/recorded/growth.json
 
-In: the records of the study's finished cells. Out: a row for each stage, as Markdown and as JSON. A
-row's cost is what the larger of two sizes takes more, over the rows that it has more, so starting
-does not count; *growth* is that of the last two sizes over that of the first two of the last three:
-1.05 and less is linear. What a log takes that nobody ran is the largest size and, for every further
-row, that cost: by arithmetic.
+In: the records of the study's finished cells, and rounds in which stages were made again. Out: a
+row for each stage, as Markdown and as JSON, of the medians of all rounds. A row's cost is what the
+larger of two sizes takes more, over the rows that it has more, so starting does not count; *growth*
+is that of the last two sizes over that of the first two of the last three: 1.05 and less is linear.
+It is a difference over a difference, which a slow minute of the machine moves by much more, so the
+least and the most of single rounds stand beside it. What a log takes that nobody ran is the largest
+size and, for every further row, that cost: by arithmetic.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,16 +27,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.growth_rounds import STAGES, make_rounds, read_rounds
 from benchmarks.recorded.docs import Measured
 from cadc_rec import strict_json
 from cadc_rec.config.types import parse_number
 from cadc_rec.errors import CadcError
+from cadc_rec.log import set_up_logging
 from cadc_rec.study.run.estimates import measured_seconds
 
 LINEAR = 1.05
 ON_PAPER = 1e9
 """Rows of the size that the page has and nobody ran."""
-_STAGES = ("prepare", "pretrain", "transitions", "prior", "select", "train", "evaluate")
+_ORDER = ("prepare", "pretrain", "transitions", "prior", "select", "train", "evaluate")
 _GIB = 2**30
 
 
@@ -42,15 +48,17 @@ class Point:
 
     Attributes:
         rows: of the log.
-        seconds: of a core.
+        seconds: of a core, the median of `rounds`.
         peak_bytes: the most memory that the process held in this stage; None if not measured.
-        commit: of the code; None if not known.
+        commit: of the code that the study ran; None if not known.
+        rounds: seconds each time that it was made, that of the study first.
     """
 
     rows: int
     seconds: float
     peak_bytes: int | None
     commit: str | None = None
+    rounds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,18 @@ class Growth:
             return None
         return self.costs[-1] / self.costs[-2]
 
+    @property
+    def of_rounds(self) -> list[float]:
+        """`growth` of each round that has the last three sizes and took more for more rows."""
+        found = []
+        for seconds in zip(*(point.rounds for point in self.points[-3:]), strict=False):
+            points = (
+                Point(p.rows, s, None) for p, s in zip(self.points[-3:], seconds, strict=True)
+            )
+            grown = Growth(self.stage, self.methods, tuple(points)).growth
+            found += [] if grown is None else [grown]
+        return found
+
     def at(self, rows: float) -> tuple[float, float | None] | None:
         """Seconds and bytes of so many rows, by the last two sizes; None of a single size."""
         if len(self.points) < 2:
@@ -103,6 +123,7 @@ def read_growth(study: Path) -> list[Growth]:
     """
     # What each method's stage was, by rows: methods that share its result share the series.
     made: dict[tuple[str, str], dict[int, tuple[str, Point]]] = {}
+    again = read_rounds(study)
     for file in sorted(study.glob("cells/*.json")):
         record = json.loads(file.read_text("utf-8"))
         if record.get("status") != "done" or record["config"]["data"]["source"] != "generated":
@@ -111,7 +132,9 @@ def read_growth(study: Path) -> list[Growth]:
         for stage, seconds in measured_seconds(record).items():
             peak = record.get("costs", {}).get(stage, {}).get("peak_memory_bytes")
             peak = None if peak is None else int(peak)
-            made_here = record["artifacts"][stage], Point(rows, seconds, peak, record.get("commit"))
+            rounds = (seconds, *again.get(record["artifacts"][stage], ()))
+            point = Point(rows, statistics.median(rounds), peak, record.get("commit"), rounds)
+            made_here = record["artifacts"][stage], point
             known = made.setdefault((stage, record["method"]), {}).setdefault(rows, made_here)
             if known[0] != made_here[0]:
                 raise CadcError(
@@ -126,7 +149,7 @@ def read_growth(study: Path) -> list[Growth]:
         for methods, of_rows in _merged(series):
             points = tuple(of_rows[rows][1] for rows in sorted(of_rows))
             grown.append(Growth(stage, tuple(sorted(methods)), points))
-    return sorted(grown, key=lambda one: (_STAGES.index(one.stage), one.methods))
+    return sorted(grown, key=lambda one: (_ORDER.index(one.stage), one.methods))
 
 
 _Series = tuple[set[str], dict[int, tuple[str, Point]]]
@@ -161,7 +184,7 @@ def table(grown: Sequence[Growth], on_paper: float | None) -> str:
         row = [one.stage, ", ".join(one.methods)]
         row += [_point(by_rows.get(rows)) for rows in sizes]
         row.append(f"{1e9 * one.costs[-1]:,.0f}" if one.costs and one.costs[-1] > 0 else "–")
-        row.append("–" if one.growth is None else _growth(one.growth))
+        row.append(_growth(one))
         if on_paper:
             found = one.at(on_paper)
             row.append("" if found is None else f"{found[0] / 3600:,.2f}{_memory(found[1])}")
@@ -169,8 +192,12 @@ def table(grown: Sequence[Growth], on_paper: float | None) -> str:
     return "\n".join(lines)
 
 
-def _growth(value: float) -> str:
-    return f"{value:.2f}" if value <= LINEAR else f"**{value:.2f}**"
+def _growth(one: Growth) -> str:
+    if one.growth is None:
+        return "–"
+    value = f"{one.growth:.2f}" if one.growth <= LINEAR else f"**{one.growth:.2f}**"
+    of = one.of_rounds
+    return f"{value} ({min(of):.2f} to {max(of):.2f})" if len(of) > 1 else value
 
 
 def _point(point: Point | None) -> str:
@@ -196,9 +223,13 @@ def document(grown: Sequence[Growth]) -> Mapping[str, Any]:
 def from_document(content: Mapping[str, Any]) -> list[Growth]:
     """What `document` made these JSON values of."""
     return [
-        Growth(one["stage"], tuple(one["methods"]), tuple(Point(**p) for p in one["points"]))
+        Growth(one["stage"], tuple(one["methods"]), tuple(map(_read_point, one["points"])))
         for one in content["stages"]
     ]
+
+
+def _read_point(content: Mapping[str, Any]) -> Point:
+    return Point(**{**content, "rounds": tuple(content.get("rounds", ()))})
 
 
 DOCS = Measured(
@@ -225,8 +256,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--on-paper", type=_rows, metavar="ROWS", help="a size that was not run, such as 1B"
     )
     parser.add_argument("--out", type=Path, help="write the stages as JSON, too")
+    parser.add_argument("--rounds", type=int, default=0, help="make stages again, so often")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="of --rounds")
+    parser.add_argument("--methods", nargs="+", default=[], help="of --rounds")
     asked = parser.parse_args(arguments)
+    set_up_logging()
     try:
+        read_growth(asked.study)
+        make_rounds(asked.study, asked.rounds, asked.methods, asked.stages)
         grown = read_growth(asked.study)
     except CadcError as error:
         sys.exit(f"error: {error}")

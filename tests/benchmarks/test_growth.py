@@ -4,9 +4,13 @@ import json
 
 import pytest
 
-from benchmarks import growth
+from benchmarks import growth, growth_rounds
 from benchmarks.growth import DOCS, Growth, Point, document, from_document, read_growth, table
+from benchmarks.growth_rounds import make_rounds, read_rounds
+from cadc_rec.config.file import load_experiment
 from cadc_rec.errors import CadcError
+from cadc_rec.pipeline.pipeline import Pipeline
+from cadc_rec.store.artifact import open_artifact
 
 
 def keep(study, rows, method, seconds, peak=None, **more):
@@ -118,3 +122,47 @@ def test_the_code_that_was_measured_is_recorded(tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"commit": "abc"}))
     ((point,),) = [one.points for one in read_growth(tmp_path)]
     assert point.commit == "abc"
+
+
+def test_stages_are_made_again_size_by_size_and_medians_are_taken(tmp_path, monkeypatch):
+    study = tmp_path / "studies" / "growth"
+    for rows, seconds in ((10**6, 9.0), (3 * 10**6, 5.0), (10**7, 9.0), (3 * 10**7, 26.0)):
+        for method in ("cadc", "recipe"):
+            keep(study, rows, method, {"pretrain": seconds}, pretrain=f"/pretrain/{rows}")
+    took = iter([4.0, 8.0, 32.0, 3.0, 10.0, 28.0])
+    made = []
+
+    def again(record, workdir, stage):
+        made.append((record["config"]["data"]["generated"]["interactions"], stage))
+        assert workdir == tmp_path
+        return next(took)
+
+    monkeypatch.setattr(growth_rounds, "_made_again", again)
+    make_rounds(study, 2, [], ["pretrain", "train"])
+    sizes = [3 * 10**6, 10**7, 3 * 10**7]  # the largest three, one of the methods that share them
+    assert sorted(made[:3]) == sorted(made[3:]) == [(rows, "pretrain") for rows in sizes]
+    assert read_rounds(study).keys() == {f"/pretrain/{rows}" for rows in sizes}
+    (one,) = read_growth(study)
+    by_rows = {point.rows: point for point in one.points}
+    assert by_rows[10**6].rounds == (9.0,)
+    found = {rows: sorted(by_rows[rows].rounds) for rows in sizes}
+    assert all(by_rows[rows].seconds == found[rows][1] for rows in sizes)
+    assert len(one.of_rounds) == 3
+    assert f"({min(one.of_rounds):.2f} to {max(one.of_rounds):.2f})" in table([one], None)
+    assert from_document(json.loads(json.dumps(document([one])))) == [one]
+    (study / "rounds.json").write_text("[{}]")
+    with pytest.raises(CadcError, match=r"rounds\.json: cannot be used"):
+        read_growth(study)
+
+
+@pytest.mark.slow
+def test_a_stage_that_is_made_again_is_the_same(tiny, tmp_path):
+    experiment = load_experiment(tiny, method="mf")
+    made = Pipeline(experiment, tmp_path).run("pretrain")["pretrain"]
+    record = {"id": "t", "config": experiment.model_dump(mode="json")}
+    assert growth_rounds._made_again(record, tmp_path, "pretrain") > 0
+    again = open_artifact(made.path)
+    assert again.fingerprint == made.fingerprint
+    assert again.manifest["created"] != made.manifest["created"]
+    with pytest.raises(CadcError, match="t: train was not made again: "):
+        growth_rounds._made_again(record, tmp_path, "train")
