@@ -66,7 +66,7 @@ def make_rounds(study: Path, rounds: int, methods: Sequence[str], stages: Sequen
     Raises:
         CadcError: a stage could not be made.
     """
-    cells = list(_cells(study, methods))
+    cells = sorted(_cells(study, methods), key=_rows)
     sizes = sorted({_rows(cell) for cell in cells})[-_SIZES:]
     for number in range(rounds):
         for stage in stages:
