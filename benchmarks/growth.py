@@ -216,7 +216,12 @@ def document(grown: Sequence[Growth]) -> Mapping[str, Any]:
     """The same as JSON values."""
     return {
         "schema_version": 1,
-        "stages": [asdict(one) | {"growth": one.growth} for one in grown],
+        "stages": [
+            asdict(one)
+            | {"growth": one.growth, "least": min(of, default=None), "most": max(of, default=None)}
+            for one in grown
+            for of in [one.of_rounds]
+        ],
     }
 
 
