@@ -7,6 +7,7 @@ first cell runs.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -145,7 +146,7 @@ class Cell:
         tables = self.experiment.model.kind == "tables"
         return 1.0 if everything or tables else self.experiment.select.ratio
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Of all settings that decide the cell's result: a changed config is run again."""
         settings = self.experiment.model_dump(mode="json", exclude={"tracking", "update"})

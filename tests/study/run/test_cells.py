@@ -305,6 +305,22 @@ def test_a_dataset_without_its_archive_is_not_available_and_the_code_is_0(
     assert "0 cells done (0 of them earlier), 0 failed, 1 not available" in shown.err
 
 
+def test_a_record_is_sent_after_all_that_it_names(write, pretend, tmp_path, monkeypatch, finished):
+    pretend()
+    sent = []
+    monkeypatch.setattr(cells_module, "send_files", lambda workdir, files: sent.append(list(files)))
+    run_study(write(["cadc"]), tmp_path, None, 1)
+    folder = tmp_path / "studies" / "tiny-study"
+    ranks, record = folder / "ranks" / f"{CADC}.parquet", folder / "cells" / f"{CADC}.json"
+    assert sent[-1] == [ranks, record]
+    runner, cell = (
+        StudyRunner(read_study(write(["cadc"])), tmp_path, None),
+        read_study(write()).cells[0],
+    )
+    runner._write(cell, {"ranks": "ranks/a.parquet", "cold_ranks": "ranks/a.cold.parquet"})
+    assert [file.name for file in sent[-1]] == ["a.parquet", "a.cold.parquet", f"{CADC}.json"]
+
+
 def test_two_jobs_run_two_cells_at_a_time(write, tmp_path, monkeypatch, finished):
     together = threading.Barrier(2, timeout=20)
 
