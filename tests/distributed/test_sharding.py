@@ -304,6 +304,10 @@ def test_a_sharding_that_needs_cuda_is_refused_on_cpu():
         toy.train("init_frozen", "row_wise", joined)
 
 
-def test_ranks_exchange_rows_of_a_matrix_for_its_columns(one, two):
-    assert two["columns"] == one["columns"]
-    assert np.count_nonzero(one["columns"]) > 100  # of which 50 are sent at once
+def test_ranks_exchange_rows_of_a_matrix_for_its_columns(tmp_path):
+    out = tmp_path / "columns.json"
+    run_ranks(Path(__file__).with_name("worker.py"), [out, "columns"], ranks=2, seconds=240)
+    with processes(ComputeConfig(device="cpu", threads=1)) as joined:
+        alone = toy.columns(joined)
+    assert json.loads(out.read_text())["columns"] == alone
+    assert np.count_nonzero(alone) > 100  # of which 50 are sent at once

@@ -1,7 +1,8 @@
 """Run as the ranks of a job: does what the command line lists; rank 0 writes the results.
 
 ``worker.py OUT ids:sharding[:rows,rows] ...``: a training each. ``twice/`` before one trains
-without ids sent ahead and then with them; the word ``pretraining`` is all of `toy.pretraining`.
+without ids sent ahead and then with them; the word ``pretraining`` is all of `toy.pretraining`, and
+``columns`` its matrix alone.
 """
 
 import json
@@ -30,6 +31,8 @@ if __name__ == "__main__":
         for case in cases:
             if case == "pretraining":
                 results |= toy.pretraining(joined)
+            elif case == "columns":
+                results[case] = toy.columns(joined)
             else:
                 results[case] = trained(case, joined)
         if joined.rank == 0:
