@@ -6,7 +6,8 @@ In: a `Study`, a work folder. Out: ``WORKDIR/studies/NAME/`` with ``study.json``
 A cell is ``cadc-rec run`` with the cell's settings over the shared work folder. So cells share
 stages: one matrix factorization serves all rows of the table that can use it, and its seconds count
 for each of them. A killed study continues from its last finished cell, and a cell that crashes
-does not end the others.
+does not end the others. Two commands over one folder divide the cells between them: each holds a
+lock of the cell that it runs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from cadc_rec.errors import (
 )
 from cadc_rec.log import log, track
 from cadc_rec.machine import visible_gpus
-from cadc_rec.store.atomic import disk_explained, make_folder, write_atomically
+from cadc_rec.store.atomic import disk_explained, locked, make_folder, write_atomically
 from cadc_rec.store.remote.trees import bring_files, local_tree, send_files
 from cadc_rec.study.data_changes import of_older_data, read_by
 from cadc_rec.study.run.budget import finished_record, plan_study
@@ -48,6 +49,8 @@ from cadc_rec.versions import code_commit
 # Between two tries of a cell. A cell waits by itself for a stage that another one makes; several
 # ranks do not, and two cells may share one training's checkpoints.
 _BUSY_SECONDS = 2.0
+_ELSEWHERE = "another command runs it"
+"""What `StudyRunner._run` returns of a cell that is not its own to run."""
 
 
 def run_study(
@@ -261,8 +264,13 @@ class StudyRunner:
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 started = {pool.submit(self._run, cell): cell for cell in cells}
-                for ended in as_completed(started):
-                    yield started[ended], ended.result()
+                while started:
+                    for ended in wait(started, return_when=FIRST_COMPLETED).done:
+                        cell, error = started.pop(ended), ended.result()
+                        if error == _ELSEWHERE:  # last of all, to see what has come of it
+                            started[pool.submit(self._run, cell)] = cell
+                        else:
+                            yield cell, error
             finally:  # when interrupted, end the running cells and start no other
                 self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -270,8 +278,16 @@ class StudyRunner:
     def _run(self, cell: Cell) -> str | None:
         """Run one cell and record it; returns what went wrong, None when nothing did."""
         gpus = self._gpus.get()  # as many shares as threads, so there is always one
+        lock = self.folder / "locks" / cell.id
         try:
-            return self._recorded(cell, {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
+            make_folder(lock.parent, self.workdir)
+            with locked(lock) as mine:
+                if not mine:
+                    self._stop.wait(_BUSY_SECONDS)
+                    return "interrupted" if self._stop.is_set() else _ELSEWHERE
+                if finished_record(self.folder / "cells", cell) is not None:
+                    return None  # another command's work, since this one began
+                return self._recorded(cell, {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
         finally:
             self._gpus.put(gpus)
 

@@ -13,7 +13,7 @@ import pytest
 
 from cadc_rec.errors import BusyError, CadcError, DefectError, left_failure
 from cadc_rec.machine import visible_gpus
-from cadc_rec.store.atomic import empty_folder
+from cadc_rec.store.atomic import empty_folder, locked, make_folder
 from cadc_rec.study.run import cells as cells_module
 from cadc_rec.study.run.cells import Ended, StudyRunner, gpu_shares, run_study
 from cadc_rec.study.run.grid import read_study
@@ -333,6 +333,48 @@ def test_two_jobs_run_two_cells_at_a_time(write, tmp_path, monkeypatch, finished
     assert {record["status"] for record in records(tmp_path).values()} == {"done"}
 
 
+def test_two_commands_divide_the_cells_and_run_none_twice(write, tmp_path, pretend):
+    """One holds `cadc`: the other runs `random`, and takes over what the first one has done."""
+    study = read_study(write())
+    ran, outcomes = pretend(), []
+    folder = tmp_path / "studies" / "tiny-study"
+    make_folder(folder / "locks", tmp_path)
+    with locked(folder / "locks" / CADC) as mine:
+        assert mine
+        other = threading.Thread(
+            target=lambda: outcomes.append(StudyRunner(study, tmp_path, None).run())
+        )
+        other.start()
+        end = time.monotonic() + 60
+        while RANDOM not in records(tmp_path):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        cadc = next(cell for cell in study.cells if cell.id == CADC)
+        assert StudyRunner(study, tmp_path, None)._recorded(cadc, {}) is None
+    other.join(60)
+    assert ran == [RANDOM, CADC]  # the second by the one that holds it
+    assert sorted(outcomes[0].done) == [CADC, RANDOM]
+
+
+def test_a_cell_that_its_command_left_undone_is_run_by_the_other(write, tmp_path, pretend):
+    study = read_study(write())
+    ran, outcomes = pretend(), []
+    folder = tmp_path / "studies" / "tiny-study"
+    make_folder(folder / "locks", tmp_path)
+    with locked(folder / "locks" / CADC):
+        other = threading.Thread(
+            target=lambda: outcomes.append(StudyRunner(study, tmp_path, None).run())
+        )
+        other.start()
+        end = time.monotonic() + 60
+        while RANDOM not in records(tmp_path):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    other.join(60)
+    assert ran == [RANDOM, CADC]
+    assert sorted(outcomes[0].done) == [CADC, RANDOM]
+
+
 def test_jobs_at_a_time_have_gpus_of_their_own(write, tmp_path, monkeypatch, finished):
     """Two cells at once on a machine that offers three GPUs by name."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-1f, 6")
@@ -385,7 +427,7 @@ def test_a_mistyped_data_folder_is_refused_and_not_taken_for_missing_archives(wr
     assert not (tmp_path / "w").exists()
 
 
-@pytest.mark.parametrize("name", ["logs", "cells"])
+@pytest.mark.parametrize("name", ["logs", "cells", "locks"])
 def test_a_file_in_the_place_of_a_studys_folder_is_named(write, tmp_path, cli, name):
     place = tmp_path / "work" / "studies" / "tiny-study" / name
     place.parent.mkdir(parents=True)
