@@ -16,6 +16,7 @@ from cadc_rec.errors import CadcError
 from cadc_rec.pipeline.pipeline import Pipeline
 from cadc_rec.pipeline.table import TABLE
 from cadc_rec.store.checkpoints.store import CheckpointStore
+from cadc_rec.training.training_state import TrainingState
 
 # Ten steps an epoch, three epochs, a checkpoint after nearly every step.
 SHORT = ["train.epochs=3", "train.batch_size=8", "train.average_epochs=1"]
@@ -215,9 +216,20 @@ def test_an_optimizer_of_another_kind_begins_anew_when_that_is_asked_for(tiny, t
     assert "item.ids.table.embedding_bags.item.weight, user.ids" in line
 
 
-def test_on_sigterm_it_saves_itself_and_ends_and_the_same_command_goes_on(tiny, whole, tmp_path):
+@pytest.mark.parametrize("more", [0, 3], ids=["told once", "told again while it saves"])
+def test_on_sigterm_it_saves_itself_and_ends_and_the_same_command_goes_on(
+    tiny, whole, tmp_path, monkeypatch, more
+):
     """As a scheduler ends a job whose machine it needs: seconds before SIGKILL."""
     rarely = [*SHORT, "checkpoint.every_seconds=3600"]
+    tensors = TrainingState.tensors
+
+    def told_again(state):
+        for _ in range(more):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return tensors(state)
+
+    monkeypatch.setattr(TrainingState, "tensors", told_again)
 
     def preempt(_):
         os.kill(os.getpid(), signal.SIGTERM)
