@@ -19,8 +19,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,16 @@ def gpu_shares(gpus: Sequence[str], jobs: int) -> list[str | None]:
     return [",".join(gpus[job::jobs]) or gpus[job % len(gpus)] for job in range(jobs)]
 
 
+def _next(left: Sequence[Cell], running: Collection[Cell]) -> Cell:
+    """The cell to begin: the first that is of no running one's method, dataset and seed.
+
+    Such two are likely to need the same pre-training, and the second would wait for the first.
+    """
+    taken = {(cell.dataset, cell.method, cell.experiment.seed) for cell in running}
+    apart = (c for c in left if (c.dataset, c.method, c.experiment.seed) not in taken)
+    return next(apart, left[0])
+
+
 class StudyRunner:
     """Runs the cells of one study.
 
@@ -261,14 +271,18 @@ class StudyRunner:
         on_gpus = self.jobs > 1 and any(c.experiment.compute.device != "cpu" for c in cells)
         for share in gpu_shares(visible_gpus() if on_gpus else [], self.jobs):
             self._gpus.put(share)
+        left, running = list(cells), dict[Future[str | None], Cell]()
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
-                started = {pool.submit(self._run, cell): cell for cell in cells}
-                while started:
-                    for ended in wait(started, return_when=FIRST_COMPLETED).done:
-                        cell, error = started.pop(ended), ended.result()
+                while left or running:
+                    while left and len(running) < self.jobs:
+                        cell = _next(left, running.values())
+                        left.remove(cell)
+                        running[pool.submit(self._run, cell)] = cell
+                    for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                        cell, error = running.pop(ended), ended.result()
                         if error == _ELSEWHERE:  # last of all, to see what has come of it
-                            started[pool.submit(self._run, cell)] = cell
+                            left.append(cell)
                         else:
                             yield cell, error
             finally:  # when interrupted, end the running cells and start no other

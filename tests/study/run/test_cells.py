@@ -333,6 +333,23 @@ def test_two_jobs_run_two_cells_at_a_time(write, tmp_path, monkeypatch, finished
     assert {record["status"] for record in records(tmp_path).values()} == {"done"}
 
 
+def test_of_two_jobs_none_waits_for_a_pretraining_while_other_cells_are_left(
+    write, tmp_path, monkeypatch, finished
+):
+    """The two that begin are not those of one method, though these are first in the study."""
+    together, begun = threading.Barrier(2, timeout=20), []
+
+    def spawn(self, cell, environment):
+        begun.append(cell.id)
+        together.wait()
+        return Ended(0, finished.out)
+
+    monkeypatch.setattr(StudyRunner, "_spawn", spawn)
+    run_study(write(more="ratios = [10, 100]"), tmp_path, None, 2)
+    assert sorted(begun[:2]) == [CADC, RANDOM]
+    assert sorted(begun[2:]) == sorted([CADC.replace("r10", "r100"), RANDOM.replace("r10", "r100")])
+
+
 def test_two_commands_divide_the_cells_and_run_none_twice(write, tmp_path, pretend):
     """One holds `cadc`: the other runs `random`, and takes over what the first one has done."""
     study = read_study(write())
