@@ -89,9 +89,12 @@ def _entries(
         both = group.done and base.done
         compared = comparisons.compare(group, base, metric) if both else None
         entries.append(_added(compared, f"{metric.upper()} against {group.cells[0].over}"))
+    # Of a record that was made a dataset at a time, only datasets with cold items have been asked.
+    has_cold = _has_cold(group) and _has_cold(base)
     for among in cold:
         for metric in METRICS:
-            compared = compare_cold(comparisons, group, base, metric, (among, among))
+            columns = (among, among)
+            compared = compare_cold(comparisons, group, base, metric, columns) if has_cold else None
             what = f"{metric.upper()} of {_COLD[among]} against {group.cells[0].over}"
             entries.append(_added(compared, what))
     return tuple(entries)
