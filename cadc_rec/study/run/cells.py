@@ -272,6 +272,7 @@ class StudyRunner:
         for share in gpu_shares(visible_gpus() if on_gpus else [], self.jobs):
             self._gpus.put(share)
         left, running = list(cells), dict[Future[str | None], Cell]()
+        told = set[str]()
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 while left or running:
@@ -283,6 +284,9 @@ class StudyRunner:
                         cell, error = running.pop(ended), ended.result()
                         if error == _ELSEWHERE:  # last of all, to see what has come of it
                             left.append(cell)
+                            if cell.id not in told:
+                                told.add(cell.id)
+                                log.info("%s: %s; it comes last here", cell.id, error)
                         else:
                             yield cell, error
             finally:  # when interrupted, end the running cells and start no other

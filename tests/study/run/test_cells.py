@@ -350,46 +350,31 @@ def test_of_two_jobs_none_waits_for_a_pretraining_while_other_cells_are_left(
     assert sorted(begun[2:]) == sorted([CADC.replace("r10", "r100"), RANDOM.replace("r10", "r100")])
 
 
-def test_two_commands_divide_the_cells_and_run_none_twice(write, tmp_path, pretend):
-    """One holds `cadc`: the other runs `random`, and takes over what the first one has done."""
+@pytest.mark.parametrize("by_the_first", [True, False], ids=["done", "left undone"])
+def test_two_commands_divide_the_cells_and_run_none_twice(write, tmp_path, pretend, by_the_first):
+    """The first holds `cadc`: the second runs `random`, then `cadc` if the first has not done it."""
     study = read_study(write())
     ran, outcomes = pretend(), []
-    folder = tmp_path / "studies" / "tiny-study"
-    make_folder(folder / "locks", tmp_path)
-    with locked(folder / "locks" / CADC) as mine:
+    locks = tmp_path / "studies" / "tiny-study" / "locks"
+    make_folder(locks, tmp_path)
+    with locked(locks / CADC) as mine:
         assert mine
-        other = threading.Thread(
-            target=lambda: outcomes.append(StudyRunner(study, tmp_path, None).run())
-        )
-        other.start()
+        second = StudyRunner(study, tmp_path, None)
+        thread = threading.Thread(target=lambda: outcomes.append(second.run()))
+        thread.start()
         end = time.monotonic() + 60
         while RANDOM not in records(tmp_path):
             assert time.monotonic() < end
             time.sleep(0.01)
-        cadc = next(cell for cell in study.cells if cell.id == CADC)
-        assert StudyRunner(study, tmp_path, None)._recorded(cadc, {}) is None
-    other.join(60)
-    assert ran == [RANDOM, CADC]  # the second by the one that holds it
+        if by_the_first:
+            cadc = next(cell for cell in study.cells if cell.id == CADC)
+            assert StudyRunner(study, tmp_path, None)._recorded(cadc, {}) is None
+            written_by_the_first = written(tmp_path)[CADC]
+    thread.join(60)
+    assert ran == [RANDOM, CADC]  # each once, whoever ran it
     assert sorted(outcomes[0].done) == [CADC, RANDOM]
-
-
-def test_a_cell_that_its_command_left_undone_is_run_by_the_other(write, tmp_path, pretend):
-    study = read_study(write())
-    ran, outcomes = pretend(), []
-    folder = tmp_path / "studies" / "tiny-study"
-    make_folder(folder / "locks", tmp_path)
-    with locked(folder / "locks" / CADC):
-        other = threading.Thread(
-            target=lambda: outcomes.append(StudyRunner(study, tmp_path, None).run())
-        )
-        other.start()
-        end = time.monotonic() + 60
-        while RANDOM not in records(tmp_path):
-            assert time.monotonic() < end
-            time.sleep(0.01)
-    other.join(60)
-    assert ran == [RANDOM, CADC]
-    assert sorted(outcomes[0].done) == [CADC, RANDOM]
+    if by_the_first:
+        assert written(tmp_path)[CADC] == written_by_the_first
 
 
 def test_jobs_at_a_time_have_gpus_of_their_own(write, tmp_path, monkeypatch, finished):
