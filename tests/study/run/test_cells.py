@@ -352,7 +352,7 @@ def test_of_two_jobs_none_waits_for_a_pretraining_while_other_cells_are_left(
 
 @pytest.mark.parametrize("by_the_first", [True, False], ids=["done", "left undone"])
 def test_two_commands_divide_the_cells_and_run_none_twice(write, tmp_path, pretend, by_the_first):
-    """The first holds `cadc`: the second runs `random`, then `cadc` if the first has not done it."""
+    """The first holds `cadc`: the second runs `random`, then `cadc` if it is still to do."""
     study = read_study(write())
     ran, outcomes = pretend(), []
     locks = tmp_path / "studies" / "tiny-study" / "locks"
