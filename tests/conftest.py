@@ -71,7 +71,6 @@ def pytest_report_header():
 
 def pytest_unconfigure(config):
     """End it."""
-    gc.unfreeze()  # else nanobind, under DuckDB, says at the end that everything leaked
     if PARENT in config.stash:
         config.stash[PARENT].close()
 
