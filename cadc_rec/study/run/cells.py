@@ -213,6 +213,7 @@ class StudyRunner:
             for cell in self.study.cells
             if finished_record(self.folder / "cells", cell) is None
         }
+        make_folder(self.folder / "cells", self.workdir)  # refused now, not after the first cell
         bring_files(self.folder, self.workdir, undone)  # what another machine has done
         write_atomically(self.folder / "study.json", _as_json(self.study.to_dict()))
         send_files(self.workdir, [self.folder / "study.json"])
