@@ -437,6 +437,7 @@ def test_a_file_in_the_place_of_a_studys_folder_is_named(write, tmp_path, cli, n
     shown = cli("study", write(), "--workdir", tmp_path / "work")
     assert shown.code == 2
     assert f"error: {place}: is a file, not a folder; choose another one with" in shown.err
+    assert not (tmp_path / "work" / "train").exists()  # before a cell has run, not after
 
 
 def test_a_study_that_cannot_be_run_leaves_nothing_behind(write, tmp_path, cli):
