@@ -19,6 +19,9 @@ READY := $(if $(wildcard .venv/.installed-cuda),.venv/.installed-cuda,.venv/.ins
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 8 ? n : 8)))
 # Tests wait often, for the database's thread or a process they started: half as many more.
 PYTEST := -m pytest -n $(shell n=$(JOBS); m=$$((n + n / 2)); echo $$((m < 8 ? m : n > 8 ? n : 8)))
+# Quick tests write many small files, each made durable: on a disk that is most of their time, and in
+# memory none. Theirs are 150 MB at most; where shared memory has no 2 GiB left, the disk it is.
+SHARED_MEMORY := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 2097152 { print "/dev/shm" }')
 # Rounds of the speed guard.
 REPEATS ?= 5
 
@@ -55,7 +58,7 @@ demo: $(READY) ## run the whole job on a small generated dataset
 	$(BIN)/cadc-rec run configs/demo.toml
 
 test: $(READY) ## run the quick tests
-	$(BIN)/python $(PYTEST) -m "not slow and not realdata"
+	PYTEST_DEBUG_TEMPROOT="$${PYTEST_DEBUG_TEMPROOT:-$(SHARED_MEMORY)}" $(BIN)/python $(PYTEST) -m "not slow and not realdata"
 
 test-slow: $(READY) ## run the slow tests and those on real data
 	$(BIN)/python $(PYTEST) -m "slow or realdata"

@@ -1,6 +1,7 @@
 """What the documentation says of the code is so."""
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -35,6 +36,7 @@ def room(parts):
     return "cli" if parts[0] == "__main__" else parts[0]
 
 
+@functools.cache
 def imports_between_rooms():
     """Room to the rooms it imports, wherever in a file the import stands."""
     found = defaultdict(set)

@@ -297,7 +297,7 @@ def _of_users(value: ArrayLike, users: int) -> Floats:
 
 
 def _quantiles(values: Floats, weights: Floats, at: Sequence[float]) -> list[float]:
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values)
     below = np.cumsum(weights[order])
     places = np.minimum(np.searchsorted(below, at), len(values) - 1)
     return [float(values[order[place]]) for place in places]

@@ -70,17 +70,17 @@ def test_different_users_are_an_error_of_one_sentence():
 
 def test_interval_is_that_of_the_normal_approximation_of_the_paired_mean():
     random = np.random.default_rng(1)
-    b = random.random(2000)
-    a = b + random.normal(0.02, 0.3, 2000)
+    b = random.random(500)
+    a = b + random.normal(0.02, 0.3, 500)
     found = paired_bootstrap(gains(a), gains(b))
-    mean, error = (a - b).mean(), (a - b).std(ddof=1) / math.sqrt(2000)
+    mean, error = (a - b).mean(), (a - b).std(ddof=1) / math.sqrt(500)
     assert found.difference == pytest.approx(mean)
     # The ends of 10,000 resamples' percentiles scatter by about 2% of the standard error.
     expected = [mean - 1.96 * error, mean + 1.96 * error]
     assert found.interval == pytest.approx(expected, abs=0.1 * error)
     # The delta method's standard error of a ratio of means, in percent.
     ratio = a.mean() / b.mean()
-    error = 100 * (a - ratio * b).std(ddof=1) / b.mean() / math.sqrt(2000)
+    error = 100 * (a - ratio * b).std(ddof=1) / b.mean() / math.sqrt(500)
     assert found.relative == pytest.approx(100 * (ratio - 1))
     expected = [100 * (ratio - 1) - 1.96 * error, 100 * (ratio - 1) + 1.96 * error]
     assert found.relative_interval == pytest.approx(expected, abs=0.1 * error)
@@ -162,9 +162,9 @@ def test_the_interval_of_a_metric_is_that_of_the_normal_approximation_of_a_mean(
 
 def test_p_is_that_of_the_normal_test_of_the_paired_mean():
     random = np.random.default_rng(6)
-    for effect in (0.0, 0.005, 0.012):
-        b = random.random(2000)
-        a = b + random.normal(effect, 0.3, 2000)
+    for effect in (0.0, 0.01, 0.024):
+        b = random.random(500)
+        a = b + random.normal(effect, 0.3, 500)
         found = paired_bootstrap(gains(a), gains(b))
         expected = stats.ttest_rel(a, b).pvalue
         # Twice a share of 10,000 resamples: four standard errors of that.
@@ -204,8 +204,8 @@ def test_holm_finds_an_accident_in_at_most_one_of_twenty_tables():
 
 def test_as_many_users_as_it_says_tell_the_difference_in_four_of_five_tests():
     random = np.random.default_rng(8)
-    b = random.random(3000)
-    a = b + random.normal(0.05 * b.mean(), 0.2, 3000)
+    b = random.random(1000)
+    a = b + random.normal(0.05 * b.mean(), 0.2, 1000)
     users = paired_bootstrap(gains(a), gains(b)).users_to_tell(0.05)
     scale = 0.05 * b.mean() / (a - b).std(ddof=1)  # standard errors of one user
     size = math.ceil(users)

@@ -92,7 +92,7 @@ def test_an_unsafe_archive_is_refused_before_anything_is_written(tables, raw_fol
 
 
 @pytest.mark.parametrize(
-    "name", ["./log.csv", "d//log.csv", "d/./log.csv", "12:30.csv", "c:log.csv"]
+    "name", quick_first(["d/./log.csv", "./log.csv", "d//log.csv", "12:30.csv", "c:log.csv"])
 )
 def test_an_entry_whose_name_is_odd_and_harmless_is_read(name, tables, raw_folder):
     zipped(raw_folder / "odd.zip", {"./": "", name: text()})

@@ -30,7 +30,7 @@ def again(new, old, foresee=None, floats=True, owned=()):
 
 
 @given(st.data(), st.integers(1, 6), st.integers(1, 6), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_numbers_come_back(data, n, m, some_stay):
     new, old = (data.draw(arrays(np.float32, (k, WIDTH), elements=ANY)) for k in (n, m))
     if some_stay:

@@ -44,9 +44,10 @@ def test_of_two_jobs_none_waits_for_a_pretraining_while_other_cells_are_left(
 
 @pytest.mark.parametrize("by_the_first", [True, False], ids=["done", "left undone"])
 def test_two_commands_divide_the_cells_and_run_none_twice(
-    tiny_study, tmp_path, pretend, by_the_first
+    tiny_study, tmp_path, pretend, by_the_first, monkeypatch
 ):
     """The first holds `cadc`: the second runs `random`, then `cadc` if it is still to do."""
+    monkeypatch.setattr(cells_module, "_BUSY_SECONDS", 0.05)
     study = read_study(tiny_study())
     ran, outcomes = pretend(), []
     locks = tmp_path / "studies" / "tiny-study" / "locks"
