@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import beyond, compression
+from benchmarks import beyond, compression, compression_tables
 from benchmarks.marks import ROOT
 from benchmarks.recorded.studies import read
 
@@ -56,6 +56,7 @@ def page(tmp_path):
     pairs.append((("recipe", 100.0, "recent"), ("recipe", 100.0, "as-trained")))
     pairs.append((("recipe", 100.0, "as-trained"), ("recipe", 100.0, "")))
     pairs += [(("recipe", ratio, ""), ("prior", 1.0, "")) for ratio in (1.0, 10.0, 100.0)]
+    pairs += [(("prior", 1.0, ""), ("recipe", 1.0, "")), (("auto", 10.0, ""), ("prior", 1.0, ""))]
     of_ranks = [
         versus("a", *(f"{m}@{r:g}" + (f"~{v}" if v else "") for m, r, v in pair),
                *(a[key] for key in pair), metric)
@@ -81,6 +82,23 @@ def test_a_set_is_one_line_in_short(page):
     assert rows(table) == [
         ["A", "10.00", "5.00 (0.143)", "–", "18.00 (0.143)", "16.00 (0.057)", "15.00 (0.048)"]
     ]
+
+
+def test_what_is_left_out_stands_with_what_it_costs_and_saves(page):
+    table = compression.tables(page)["scale-left"]
+    # All take 105 s. 0.19 is 26.7% above the tables' 0.15.
+    assert rows(table) == [
+        [
+            "A",
+            "20.00",
+            "90% (86 to 94) in 0.14",
+            "80% (76 to 84) in 0.06",
+            "75% (71 to 79) in 0.05",
+            "+26.7%: better (+22.7 to +30.7%)",
+        ]
+    ]
+    assert table.splitlines()[0].endswith("| auto, 1/10, over the tables alone |")
+    assert "of 4 in this table, 4 say better or worse" in table
 
 
 def test_a_share_stands_with_what_it_keeps_of_all_rows(page):
@@ -128,7 +146,7 @@ def test_what_tables_alone_reached_is_marked(page, tmp_path):
     assert rows(tables["scale-short"])[0][4:6] == ["18.00 † (0.143)", "16.00 ± 0.00 (†) (0.057)"]
     assert rows(tables["scale-curves"])[1][4] == "18.00 / 9.00 †"
     assert "16.00 ± 0.00 / 8.00 ± 0.00 (†) +" in tables["scale-methods"]
-    assert all("dropped" in tables[f"scale-{mark}"] for mark in ("short", "curves", "methods"))
+    assert all("dropped" in tables[f"scale-{mark}"] for mark in ("short", "left", "curves", "methods"))
     assert "†" not in tables["scale-selections"]
 
 
@@ -158,7 +176,8 @@ def test_costs_name_labels_what_they_refer_to_and_bytes(page):
     found = rows(compression.tables(page)["scale-costs"])
     none = ["–"] * 3
     assert found[0] == ["A", "Gold standard", "2,000", "100.0%", "–", "5.0+100", "1.000", *none]
-    assert found[1] == ["A", "Recipe, 1/10", "200", "30.0%", "75%", "5.0+10", "0.143", *none]
+    assert found[1] == ["A", "Recipe, all", "2,000", "30.0%", "75%", "5.0+100", "1.000", *none]
+    assert found[2] == ["A", "Recipe, 1/10", "200", "30.0%", "75%", "5.0+10", "0.143", *none]
     assert found[-1] == ["A", "Prior alone", "0", "100.0%", "–", "5.0+0", "0.048", *none]
 
 
@@ -171,8 +190,8 @@ def test_costs_have_what_was_read_and_dollars(page):
         for cell in study.cells
     ]
     study = study.model_copy(update={"cells": tuple(cells)})
-    grid = compression.Grid(study, type(page)([study], {}))
-    found = rows(compression.costs(grid, {"a": "A"}))
+    grid = compression_tables.Grid(study, type(page)([study], {}))
+    found = rows(compression_tables.costs(grid, {"a": "A"}))
     assert found[0][-2:] == ["2.9 MiB", "20.56"]
 
 
@@ -196,12 +215,12 @@ def test_what_has_no_figure_says_why(page):
         update={"id": "b", "dataset": "b", "dataset_title": "B", "status": "unavailable"}
     )
     study = study.model_copy(update={"cells": (*cells, absent)})
-    grid = compression.Grid(study, type(page)([study], page._found))
-    table = compression.methods(grid, {"a": "A"})
+    grid = compression_tables.Grid(study, type(page)([study], page._found))
+    table = compression_tables.methods(grid, {"a": "A"})
     found = dict(rows(table))
     assert "Prior alone" not in found  # no set has it
     assert table.splitlines()[-1] == "- B: not available."
-    both = compression.methods(grid, {"a": "A", "a-by-time": "A-BY-TIME"})
+    both = compression_tables.methods(grid, {"a": "A", "a-by-time": "A-BY-TIME"})
     assert ["Prior alone", "failed", "3.00 / 1.50"] in rows(both)
     assert ["Gold standard", "10.00 / 5.00", "–"] in rows(both)  # the grid does not ask for it
 
