@@ -7,7 +7,7 @@ the group to compare another with and computes each comparison once.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -85,9 +85,15 @@ class Group:
         order: tuple[Status, ...] = ("done", "failed", "unavailable", "missing")
         return next(status for status in order if status in found)
 
-    def metric(self, name: str) -> Spread | None:
-        """A test metric over the seeds that are done and have it, in percent."""
-        measured = [cell.metrics or {} for cell in self.done]
+    def metric(self, name: str, seeds: Container[int] | None = None) -> Spread | None:
+        """A test metric over the seeds that are done and have it, in percent.
+
+        Args:
+            name: such as ``hr@10``.
+            seeds: only of these; None takes all.
+        """
+        done = [cell for cell in self.done if seeds is None or cell.seed in seeds]
+        measured = [cell.metrics or {} for cell in done]
         values = [100.0 * metrics[name] for metrics in measured if name in metrics]
         return spread(values) if values else None
 

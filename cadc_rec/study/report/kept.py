@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from cadc_rec.evaluation.statistics import Comparison
@@ -41,7 +41,7 @@ class Sample:
     Attributes:
         group: its cells.
         share: labelled examples, in percent of all.
-        kept: `METRIC` in percent of that of the run on everything, on test.
+        kept: `METRIC` in percent of that of the run on everything, on test, over `paired_seeds`.
         validated: the same on validation; None where that cannot be told.
         compared: with the run on everything, by users; None without ranks of both.
         time: seconds over those of the run on everything; None where they do not compare.
@@ -70,12 +70,14 @@ class Kept:
         title: of the set.
         everything: the run on all labelled examples.
         samples: at least one, the smallest share first.
+        by_time: whether it is split by time, which is another task than leave-last-two.
     """
 
     dataset: str
     title: str
     everything: Group
     samples: tuple[Sample, ...]
+    by_time: bool
 
     @property
     def least(self) -> Sample | None:
@@ -131,9 +133,10 @@ def _of_set(dataset: str, title: str, comparisons: Comparisons) -> Kept | None:
         reached = everything.metric(METRIC) if everything else None
         if everything is None or reached is None or not reached.mean:
             continue
-        samples = [_sample(group, everything, reached.mean, comparisons) for group in line]
+        samples = [_sample(group, everything, comparisons) for group in line]
         samples.sort(key=lambda sample: sample.share)
-        return Kept(dataset, title, everything, tuple(samples))
+        by_time = everything.done[0].config.get("data", {}).get("split") == "time"
+        return Kept(dataset, title, everything, tuple(samples), by_time)
     return None
 
 
@@ -156,13 +159,26 @@ def _lines(dataset: str, comparisons: Comparisons) -> list[list[Group]]:
     )
 
 
+def paired_seeds(a: Group, b: Group) -> set[int]:
+    """The seeds that both have done, or if there are none those of either."""
+    mine, theirs = ({cell.seed for cell in group.done} for group in (a, b))
+    return mine & theirs or mine | theirs
+
+
+def percent_of(a: Group, b: Group, metric: str) -> float | None:
+    """A's test metric in percent of B's, over `paired_seeds`; None where B has nothing."""
+    mine, theirs = (group.metric(metric, paired_seeds(a, b)) for group in (a, b))
+    return 100.0 * mine.mean / theirs.mean if mine and theirs and theirs.mean else None
+
+
 def _validated(line: Sequence[Group]) -> float:
     return statistics.fmean(_validation(group) or 0.0 for group in line)
 
 
-def _validation(group: Group) -> float | None:
-    """Mean over the seeds; None where a seed has none."""
-    values = [(cell.validation or {}).get(METRIC) for cell in group.done]
+def _validation(group: Group, seeds: Container[int] | None = None) -> float | None:
+    """Mean over the seeds, or over these of them; None where a seed has none."""
+    cells = [cell for cell in group.done if seeds is None or cell.seed in seeds]
+    values = [(cell.validation or {}).get(METRIC) for cell in cells]
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known and len(known) == len(values) else None
 
@@ -201,15 +217,15 @@ def _baseline(study: Study) -> str:
     return study.baseline if towers else ""
 
 
-def _sample(group: Group, everything: Group, reached: float, comparisons: Comparisons) -> Sample:
-    value, rows = group.metric(METRIC), group.done[0].rows
-    assert value is not None
+def _sample(group: Group, everything: Group, comparisons: Comparisons) -> Sample:
+    rows = group.done[0].rows
     assert rows is not None
-    mine, whole = _validation(group), _validation(everything)
+    seeds = paired_seeds(group, everything)
+    mine, whole = _validation(group, seeds), _validation(everything, seeds)
     return Sample(
         group,
         100.0 * rows.selected / rows.train if rows.train else 100.0 / group.ratio,
-        100.0 * value.mean / reached,
+        percent_of(group, everything, METRIC) or 0.0,
         100.0 * mine / whole if mine is not None and whole else None,
         comparisons.compare(group, everything, METRIC),
         time_ratio(group, everything),

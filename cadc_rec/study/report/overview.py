@@ -14,7 +14,15 @@ from cadc_rec.study.report.charts import Axis, Curve, Level, Panel, Point, Serie
 from cadc_rec.study.report.figures import Figure
 from cadc_rec.study.report.fitted import ENOUGH_RATIOS, corners_of, fitted_curve
 from cadc_rec.study.report.groups import Comparisons
-from cadc_rec.study.report.kept import ENOUGH, METRIC, Kept, Sample, kept, method_name
+from cadc_rec.study.report.kept import (
+    ENOUGH,
+    METRIC,
+    Kept,
+    Sample,
+    kept,
+    method_name,
+    percent_of,
+)
 from cadc_rec.study.report.paper import METRICS
 from cadc_rec.study.report.sentences import (
     Sentence,
@@ -80,10 +88,11 @@ def overview(comparisons: Comparisons) -> Overview:
         none = "No run on a part of the labelled examples is finished beside one on all of them."
         return Overview((Sentence("Nothing to compare yet", none),), {}, None)
     of_set = {one.dataset: sentences_of_one(one) for one in found}
+    main = [one for one in found if not one.by_time] or found
     return Overview(
-        sentences_of_many(found) if len(found) > 1 else sentences_of_one(found[0]),
+        sentences_of_many(main) if len(main) > 1 else sentences_of_one(main[0]),
         of_set,
-        _figure(found, comparisons),
+        _figure(main, len(found) - len(main), comparisons),
         _columns(found[0].everything.study),
         tuple((one, _entries(one, comparisons)) for one in found),
     )
@@ -103,8 +112,8 @@ def _columns(study: Study) -> tuple[Column, ...]:
             Column(
                 f"{metric.upper()} kept %",
                 "verdict",
-                f"{metric.upper()} on test in percent of what all labelled examples reach; the "
-                "verdict is that of a paired bootstrap over users",
+                f"{metric.upper()} on test in percent of what all labelled examples reach, over "
+                "the seeds that both have; the verdict is that of a paired bootstrap over users",
             )
             for metric in METRICS
         ),
@@ -144,13 +153,11 @@ def _entries(one: Kept, comparisons: Comparisons) -> tuple[Entry, ...]:
 
 def _kept(one: Kept, metric: str, comparisons: Comparisons) -> Entry:
     group, whole = one.shown.group, one.everything
-    values = [each.metric(metric) for each in (group, whole)]
-    mine, theirs = (0.0 if value is None else value.mean for value in values)
-    if not theirs:
+    share = percent_of(group, whole, metric)
+    if share is None:
         return Entry("–", tone="word")
     compared = comparisons.compare(group, whole, metric)
     seeds = comparisons.common_seeds(group, whole)
-    share = 100.0 * mine / theirs
     return Entry(
         f"{share:.1f}",
         second=compared.verdict if compared else "",
@@ -161,7 +168,8 @@ def _kept(one: Kept, metric: str, comparisons: Comparisons) -> Entry:
     )
 
 
-def _figure(found: Sequence[Kept], comparisons: Comparisons) -> Figure:
+def _figure(found: Sequence[Kept], others: int, comparisons: Comparisons) -> Figure:
+    """The picture of sets that are one task; `others` are in the table alone."""
     styles = {one.title: SET_STYLES[place % len(SET_STYLES)] for place, one in enumerate(found)}
     styles[ALL] = ALL_STYLE
     level = Level(ALL, 100.0, f"{ALL}\n{METRIC.upper()} kept: 100%")
@@ -193,7 +201,8 @@ def _figure(found: Sequence[Kept], comparisons: Comparisons) -> Figure:
         title,
         f"A line a set ({'; '.join(methods)}), means over seeds on test; the band is the 95% "
         "interval over users."
-        + (" A line without marks is the law that is fitted to a set." if fits else ""),
+        + (" A line without marks is the law that is fitted to a set." if fits else "")
+        + (" Sets split by time, another task, are in the table alone." if others else ""),
         plot(title, Axis(""), panels, styles),
     )
 

@@ -129,6 +129,34 @@ def test_over_several_sets_those_without_towers_are_named(new_study):
     assert "; on 1 set (Epinions, 20-core) the tables alone were better on validation" in cost
 
 
+def test_what_is_kept_is_of_the_seeds_that_both_have(new_study):
+    """Gold has seed 0 alone, and 80 hits; the tenth 76 of these and 40, on validation 98% and 0."""
+    study = new_study()
+    add(study, "gold", 1.0, 80, validation={"hr@10": 0.100})
+    for seed, hits, validated in ((0, 76, 0.098), (1, 40, 0.0)):
+        more = {"ranks": None, "validation": {"hr@10": validated}}
+        study.add_done("ml-1m", "cadc", "init_frozen", 10.0, seed, hits, FAST, **more)
+    comparisons = comparisons_of(study)
+    (one,) = kept(comparisons)
+    assert one.shown.kept == pytest.approx(95.0)
+    assert one.shown.validated == pytest.approx(98.0)
+    ((_, entries),) = overview(comparisons).rows
+    assert entries[1].text == "95.0"
+
+
+def test_sets_split_by_time_are_in_the_table_alone(new_study):
+    study = new_study()
+    for dataset, split in (("ml-1m", "leave-last-two"), ("epinions-20core", "time")):
+        config = {"data": {"split": split}, "train": {"epochs": 1}}
+        add(study, "gold", 1.0, 80, dataset=dataset, config=config)
+        add(study, "cadc", 10.0, 79, dataset=dataset, config=config)
+    found = overview(comparisons_of(study))
+    assert found.sentences == found.of_set["ml-1m"]
+    assert [one.title for one, _ in found.rows] == ["MovieLens 1M", "Epinions, 20-core"]
+    assert found.figure.caption.endswith("Sets split by time, another task, are in the table alone.")
+    assert "Epinions" not in found.figure.svg
+
+
 def test_the_share_is_chosen_on_validation_and_told_by_test(new_study):
     """On validation a hundredth keeps 96 of 100, on test 30 of 80: 37.5%."""
     study = new_study()
