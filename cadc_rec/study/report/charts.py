@@ -389,7 +389,7 @@ _CONFIG: Spec = {
         "labelFontSize": 12,
         "labelLimit": 300,
         "symbolSize": 90,
-        "columnPadding": 18,
+        "columnPadding": 36,  # a browser may have wider letters than those that were measured
         "offset": 14,
     },
 }
