@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from cadc_rec.data.recent_popularity import RecentScores
 from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.evaluation.ranking import Listed
+
+_MOST = 2**28  # bytes kept
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,47 @@ class LastItems:
         return self.dataset.last_items(self.length, with_validation, users)
 
 
+class KeptScores:
+    """Scores before their factors, of users who are ranked again and again.
+
+    From one validation to the next only the factors change: lists and log stay, and so does what
+    was known of a user before the validation item.
+
+    Args:
+        most: bytes to keep; blocks beyond them are formed anew each time.
+    """
+
+    def __init__(self, most: int = _MOST) -> None:
+        self._left = most
+        self._kept: dict[tuple[str, bytes], sparse.csr_array] = {}
+
+    def of(
+        self,
+        name: str,
+        users: NDArray[np.int64],
+        factor: float,
+        form: Callable[[], sparse.csr_array],
+    ) -> sparse.csr_array:
+        """The scores of some users, float32 ``[users, n_items]``.
+
+        Args:
+            name: of the scores.
+            users: of a block.
+            factor: of the scores, which may differ each time.
+            form: makes them, without the factor.
+        """
+        key = name, users.tobytes()
+        found = self._kept.get(key)
+        if found is None:
+            found = form()
+            size = found.data.nbytes + found.indices.nbytes + found.indptr.nbytes
+            if size <= self._left:
+                self._left -= size
+                self._kept[key] = found
+        scores = found.data * np.float32(factor)
+        return sparse.csr_array((scores, found.indices, found.indptr), shape=found.shape)
+
+
 @dataclass(frozen=True)
 class OnTop:
     """Scores on top of dot products.
@@ -43,11 +87,13 @@ class OnTop:
         lists: of transitions; None without.
         recent: of what had been taken before the held-out item was; None without.
         known: histories, for the lists.
+        kept: of the same users, as they were ranked before; None keeps nothing.
     """
 
     lists: ListedScores | None = None
     recent: RecentScores | None = None
     known: LastItems | None = None
+    kept: KeptScores | None = None
 
     def of_users(
         self, dataset: Dataset, sample: np.ndarray | None, with_validation: bool, items: range
@@ -66,25 +112,32 @@ class OnTop:
         if self.lists is None and self.recent is None:
             return None, None
         times, order, recent, lists = np.zeros(0), None, None, None
+        kept = KeptScores(0) if self.kept is None else self.kept
         if self.recent is not None:
             chosen: Any = slice(None) if sample is None else sample
             times = (dataset.test_timestamp if with_validation else dataset.val_timestamp)[chosen]
             order = np.argsort(times, kind="stable")
-            recent = self.recent.of_items(items)
+            recent = replace(self.recent, factor=1.0).of_items(items)
         known = self.known
         if self.lists is not None:
-            lists = self.lists.of_targets(items)
+            lists = replace(self.lists, factor=1.0).of_targets(items)
+
+        def of_lists(users: NDArray[np.int64]) -> sparse.csr_array:
+            assert lists is not None
+            assert known is not None
+            found = lists.of(known(with_validation, users if sample is None else sample[users]))
+            # SciPy adds sorted matrices many times as fast, and sorts faster by way of columns.
+            return found if recent is None else found.tocsc().tocsr()
 
         def listed(users: NDArray[np.int64]) -> sparse.csr_array:
             parts = []
-            if lists is not None:
-                assert known is not None
-                rows = users if sample is None else sample[users]
-                parts.append(lists.of(known(with_validation, rows)))
-            if recent is not None:
-                # SciPy adds sorted matrices many times as fast, and sorts faster by way of columns.
-                parts = [each.tocsc().tocsr() for each in parts]
-                parts.append(recent.of(times[users]))
+            if self.lists is not None:
+                factor = self.lists.factor
+                parts.append(kept.of("lists", users, factor, lambda: of_lists(users)))
+            if self.recent is not None:
+                assert recent is not None
+                counted, factor = recent, self.recent.factor
+                parts.append(kept.of("recent", users, factor, lambda: counted.of(times[users])))
             return sum(parts[1:], parts[0])
 
         return listed, order

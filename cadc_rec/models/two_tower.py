@@ -277,11 +277,14 @@ class TwoTower(nn.Module):
     def user_vectors(
         self,
         ids: torch.Tensor,
-        history: torch.Tensor | None = None,
+        history: torch.Tensor | History | None = None,
         request: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Vectors ``[n, d]`` of users ``[n]``, histories ``[n, L]``, contexts ``[n, features]``."""
-        read = None if history is None else self.read(history)
+        """Vectors ``[n, d]`` of users ``[n]``, histories ``[n, L]``, contexts ``[n, features]``.
+
+        A history may have been read before, see `read`.
+        """
+        read = self.read(history) if isinstance(history, torch.Tensor) else history
         if request is not None:
             read = replace(read or History(), request=request)
         return self.users(ids, read).joined(self.prior_factors())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,11 +27,13 @@ from cadc_rec.distributed.state import LocalTensor, load_state, local_tensors
 from cadc_rec.errors import CadcError
 from cadc_rec.evaluation.sharded import tower_vectors
 from cadc_rec.models.absence import ColdDropout
+from cadc_rec.models.history import History
 from cadc_rec.models.tower import SideSpec
 from cadc_rec.models.two_tower import Catalogue, TwoTower
 from cadc_rec.pretrain.id_tables import Pretrained
 from cadc_rec.pretrain.prior_fit import FittedPrior, fitted_tables
 from cadc_rec.pretrain.tables_alone import TablesAlone
+from cadc_rec.training.kept_reads import KeptReads
 from cadc_rec.training.tables import (
     fuse_table_optimizer,
     is_frozen,
@@ -100,6 +103,7 @@ class ShardedTwoTower:
         history: Callable[[np.ndarray], np.ndarray] | None = None,
         sample: np.ndarray | None = None,
         request: np.ndarray | None = None,
+        kept: KeptReads | None = None,
     ) -> torch.Tensor:
         """Vectors ``[share, d]`` of this rank's share of the users.
 
@@ -108,23 +112,28 @@ class ShardedTwoTower:
                 has one.
             sample: rows of the users, if not all are wanted; int64.
             request: int32 ``[n_users, features]``, context of each user's request, likewise.
+            kept: histories of the same users, as they were read before; None keeps nothing.
         """
         self.wrapped.eval()
         device = self.processes.device
-
         chosen = None if sample is None else torch.from_numpy(sample).to(device)
+        n_rows = self.n_users if sample is None else len(sample)
+        longest = -(-n_rows // self.processes.world_size)
+        kept, parts = KeptReads(0) if kept is None else kept, itertools.count()
 
         def embed(places: torch.Tensor) -> torch.Tensor:
             ids = places if chosen is None else chosen[places]
             rows = ids.cpu().numpy()
-            known, asked = (
-                None if array is None else torch.from_numpy(array).to(device)
-                for array in (history and history(rows), None if request is None else request[rows])
-            )
+
+            def read() -> History:
+                assert history is not None
+                return self.module.read(torch.from_numpy(history(rows)).to(device))
+
+            known = None if history is None else kept.of(next(parts), longest, read)
+            asked = None if request is None else torch.from_numpy(request[rows]).to(device)
             return self.module.user_vectors(ids, known, asked)
 
-        rows = self.n_users if sample is None else len(sample)
-        return tower_vectors(embed, rows, self.processes)
+        return tower_vectors(embed, n_rows, self.processes)
 
     def listed(self, length: int) -> ListedScores | None:
         """What lists add to the dot products; None without.

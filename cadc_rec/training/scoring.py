@@ -19,10 +19,11 @@ from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.data.user_items import UserItems
 from cadc_rec.distributed.processes import Processes
-from cadc_rec.evaluation.on_top import LastItems, OnTop, own_share
+from cadc_rec.evaluation.on_top import KeptScores, LastItems, OnTop, own_share
 from cadc_rec.evaluation.sharded import ranks_by_share
 from cadc_rec.pretrain.id_tables import IdTables
 from cadc_rec.pretrain.tables_alone import TablesAlone
+from cadc_rec.training.kept_reads import KeptReads
 
 if TYPE_CHECKING:  # tables alone are scored without what trains towers, which takes time to load
     from cadc_rec.training.build import ShardedTwoTower
@@ -67,8 +68,19 @@ class Scoring:
         return ranks[targets >= 0]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What is kept from one ranking of the same users, before the same items, to the next."""
+
+    scores: KeptScores = field(default_factory=KeptScores)
+    reads: KeptReads = field(default_factory=KeptReads)
+
+
 def of_towers(
-    model: ShardedTwoTower, known: LastItems, context: RequestContext | None = None
+    model: ShardedTwoTower,
+    known: LastItems,
+    context: RequestContext | None = None,
+    kept: Kept | None = None,
 ) -> Scoring:
     """Of a model as it is now.
 
@@ -76,16 +88,18 @@ def of_towers(
         model: its tables are looked up by all ranks together.
         known: histories, of length 0 where the model reads none.
         context: of the requests, where the model reads any.
+        kept: from an earlier ranking; None keeps nothing.
     """
+    scores, reads = (None, None) if kept is None else (kept.scores, kept.reads)
 
     def users(with_validation: bool, sample: np.ndarray | None) -> torch.Tensor:
         history = functools.partial(known, with_validation) if known.length else None
         asked = None
         if context is not None:
             asked = context.test if with_validation else context.validation
-        return model.user_vectors(history, sample, asked)
+        return model.user_vectors(history, sample, asked, reads)
 
-    on_top = OnTop(model.listed(known.length), model.recent(), known)
+    on_top = OnTop(model.listed(known.length), model.recent(), known, scores)
     return Scoring(users, model.item_vectors(), on_top, context is not None, model)
 
 

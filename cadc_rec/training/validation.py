@@ -19,7 +19,7 @@ from cadc_rec.data.context import RequestContext
 from cadc_rec.data.dataset import Dataset
 from cadc_rec.evaluation.metrics import ranking_metrics
 from cadc_rec.evaluation.on_top import LastItems
-from cadc_rec.training.scoring import Scoring, of_towers
+from cadc_rec.training.scoring import Kept, Scoring, of_towers
 
 if TYPE_CHECKING:
     from cadc_rec.training.build import ShardedTwoTower
@@ -51,6 +51,7 @@ class Validation:
     ) -> None:
         self.model, self.dataset, self.sample = model, dataset, sample
         self._known, self._context = LastItems(dataset, history), context
+        self._kept = Kept()
         self._score = -1.0
         self._latest: NDArray[np.int64] | None = None
         self._best: NDArray[np.int64] | None = None
@@ -82,7 +83,7 @@ class Validation:
 
     def ranks(self, scoring: Scoring | None = None) -> NDArray[np.int64]:
         """Ranks by the model as it is, or by another scoring; int64 ``[ranked users]``."""
-        chosen = scoring or of_towers(self.model, self._known, self._context)
+        chosen = scoring or of_towers(self.model, self._known, self._context, self._kept)
         return chosen.validation_ranks(self.dataset, self.sample, self.model.processes)
 
 

@@ -146,7 +146,9 @@ def test_what_tables_alone_reached_is_marked(page, tmp_path):
     assert rows(tables["scale-short"])[0][4:6] == ["18.00 † (0.143)", "16.00 ± 0.00 (†) (0.057)"]
     assert rows(tables["scale-curves"])[1][4] == "18.00 / 9.00 †"
     assert "16.00 ± 0.00 / 8.00 ± 0.00 (†) +" in tables["scale-methods"]
-    assert all("dropped" in tables[f"scale-{mark}"] for mark in ("short", "left", "curves", "methods"))
+    assert all(
+        "dropped" in tables[f"scale-{mark}"] for mark in ("short", "left", "curves", "methods")
+    )
     assert "†" not in tables["scale-selections"]
 
 

@@ -23,7 +23,7 @@ class Model:
     def __init__(self, processes):
         self.processes, self.scores = processes, [0.0, 0.0, 0.0]
 
-    def user_vectors(self, history, sample, request=None):
+    def user_vectors(self, history, sample, request=None, kept=None):
         return torch.ones(3 if sample is None else len(sample), 1)
 
     def listed(self, length):

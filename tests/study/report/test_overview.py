@@ -153,7 +153,9 @@ def test_sets_split_by_time_are_in_the_table_alone(new_study):
     found = overview(comparisons_of(study))
     assert found.sentences == found.of_set["ml-1m"]
     assert [one.title for one, _ in found.rows] == ["MovieLens 1M", "Epinions, 20-core"]
-    assert found.figure.caption.endswith("Sets split by time, another task, are in the table alone.")
+    assert found.figure.caption.endswith(
+        "Sets split by time, another task, are in the table alone."
+    )
     assert "Epinions" not in found.figure.svg
 
 
