@@ -16,9 +16,10 @@ from collections.abc import Collection
 
 from benchmarks.recorded.docs import Docs
 from benchmarks.study_command import study_command
-from cadc_rec.evaluation.statistics import Comparison, percent_difference
+from cadc_rec.evaluation.statistics import Comparison
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import Comparisons, Group, label
+from cadc_rec.study.report.kept import percent_of
 from cadc_rec.study.report.many import corrected
 from cadc_rec.study.report.markdown import markdown_table
 from cadc_rec.study.report.paper import METRICS
@@ -87,10 +88,8 @@ def _is_base(other: Group, group: Group, trained: Collection[tuple[str, Contende
 
 def _texts(compared: Comparison, group: Group, other: Group, metric: str) -> tuple[str, str]:
     """The difference in percent, and the paired bootstrap's interval and verdict."""
-    mine, theirs = group.metric(metric), other.metric(metric)
-    assert mine is not None
-    assert theirs is not None
-    difference = formatting.signed_percent(percent_difference(mine.mean, theirs.mean))
+    percent = percent_of(group, other, metric)
+    difference = formatting.signed_percent(None if percent is None else percent - 100.0)
     return difference, f"{formatting.interval(compared)}: {compared.verdict}"
 
 

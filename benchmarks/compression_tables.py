@@ -5,7 +5,7 @@ In: a `Grid`, and the sets that a table is of, titles by key. Out: Markdown, wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from benchmarks.beyond import AS_TRAINED
 from benchmarks.compression_grid import Grid
@@ -14,6 +14,7 @@ from cadc_rec.study.prices import Prices
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.costs import dollars, learning_costs
 from cadc_rec.study.report.groups import Group, time_ratio
+from cadc_rec.study.report.kept import paired_seeds
 from cadc_rec.study.report.many import corrected, power
 from cadc_rec.study.report.paper import METHOD_TITLES, METRICS, WITHOUT_TOWERS
 
@@ -73,13 +74,13 @@ def left(grid: Grid, sets: dict[str, str]) -> str:
             group = grid.find(dataset, method, ratio)
             against = _compare(grid, group, whole)
             time = time_ratio(group, whole) if group else None
-            mark = _mark(group) if group and method not in WITHOUT_TOWERS else ""
+            mark = _paired_mark(group, whole) if method not in WITHOUT_TOWERS else ""
             row.append(_kept(against) + mark + ("" if time is None else f" in {time:.2f}"))
             if against is not None:
                 compared.append((f"{_name(method, ratio)}, {title}", against))
         auto = grid.find(dataset, *SHIPPED)
         added = _compare(grid, auto, prior)
-        row.append(_difference(added) + (_mark(auto) if auto else ""))
+        row.append(_difference(added) + _paired_mark(auto, prior))
         if added is not None:
             compared.append((f"{_name(*SHIPPED)}, {title}", added))
         rows.append(row)
@@ -89,11 +90,14 @@ def left(grid: Grid, sets: dict[str, str]) -> str:
     heads.append(f"{_name(*SHIPPED)}, over the tables alone")
     about = (
         "- HR@10 in percent of the recipe's on all labelled examples, over the seeds that both "
-        "have, with the 95% interval of a paired bootstrap over users; in: the CPU seconds of "
+        "have, with the 95% interval of a paired bootstrap over users; in: the seconds of "
         "pre-training, selection and training, of those on all. The last column: the difference "
         "in HR@10, verdict and interval."
     )
-    return "\n\n".join([_markdown(heads, rows), *_notes(compared), about, *_kept_tables(rows)])
+    marked = _kept_tables(rows)
+    if any("†" in row[1] for row in rows):
+        marked.append("- Where the recipe on all has a †, tables are compared with tables.")
+    return "\n\n".join([_markdown(heads, rows), *_notes(compared), about, *marked])
 
 
 def _name(method: str, ratio: float) -> str:
@@ -248,8 +252,8 @@ def costs(grid: Grid, sets: dict[str, str]) -> str:
         "included. read: bytes that reading gave, from a disk or the page cache. dollars: of "
         f"{TRAININGS:,} trainings, at {PRICES.cpu_hour:g} for an hour of a core at work and "
         f"{PRICES.gib_hour:g} for an hour of a GiB. These three are of one seed, and with "
-        "validation, which is most of what a small share takes; the recipe validates on 5,000 "
-        "users at most, the paper's methods on as many as the set's config says."
+        "validation: of the recipe on 5,000 users at most, of the paper's methods on as many as "
+        "the set's config says."
     )
     return f"{_markdown(heads, rows)}\n\n{about}" if rows else ""
 
@@ -303,9 +307,14 @@ def _metrics(group: Group | None) -> str:
     return values + _mark(group) if group and values else ""
 
 
-def _mark(group: Group) -> str:
-    """Behind what was reached without towers, in all seeds or in some."""
-    bare = [cell.kept == "tables" for cell in group.done]
+def _paired_mark(group: Group | None, other: Group | None) -> str:
+    """The mark of a group over the seeds in which it is compared with another."""
+    return "" if group is None or other is None else _mark(group, paired_seeds(group, other))
+
+
+def _mark(group: Group, seeds: Container[int] | None = None) -> str:
+    """Behind what was reached without towers, in all seeds or in some; None takes all seeds."""
+    bare = [cell.kept == "tables" for cell in group.done if seeds is None or cell.seed in seeds]
     return " †" if all(bare) else " (†)" if any(bare) else ""
 
 

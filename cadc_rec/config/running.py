@@ -160,7 +160,8 @@ class ComputeConfig(Section):
     examples, and its users' rows of a sharded table; each at most a quarter of the memory that the
     process may fill. What does not fit is read again in each step, with the same result. On a GPU
     also what the scores of lists, and those of recent popularity, are formed of; what takes more
-    than this is formed on the host."""
+    than this is formed on the host. From one validation to the next at most 256 MiB of its users'
+    histories, and as much of these scores, are kept; never more than this."""
     mf_tables: Literal["auto", "replicated", "partitioned"] = "auto"
     """Matrix factorization, ALS and transitions on several processes. `replicated`: each process
     holds whole tables and exchanges them after every half-step. `partitioned`: each process holds

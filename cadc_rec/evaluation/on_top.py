@@ -16,8 +16,6 @@ from cadc_rec.data.transition_lists import ListedScores
 from cadc_rec.distributed.processes import Processes
 from cadc_rec.evaluation.ranking import Listed
 
-_MOST = 2**28  # bytes kept
-
 
 @dataclass(frozen=True)
 class LastItems:
@@ -48,7 +46,7 @@ class KeptScores:
         most: bytes to keep; blocks beyond them are formed anew each time.
     """
 
-    def __init__(self, most: int = _MOST) -> None:
+    def __init__(self, most: int) -> None:
         self._left = most
         self._kept: dict[tuple[str, bytes], sparse.csr_array] = {}
 
@@ -71,10 +69,15 @@ class KeptScores:
         found = self._kept.get(key)
         if found is None:
             found = form()
-            size = found.data.nbytes + found.indices.nbytes + found.indptr.nbytes
-            if size <= self._left:
-                self._left -= size
-                self._kept[key] = found
+            parts = (found.data, found.indices, found.indptr)
+            size = sum(part.nbytes for part in parts)
+            if size > self._left:
+                found.data *= np.float32(factor)
+                return found
+            self._left -= size
+            self._kept[key] = found
+            for part in parts:  # what is returned has the same places, which sorting would change
+                part.setflags(write=False)
         scores = found.data * np.float32(factor)
         return sparse.csr_array((scores, found.indices, found.indptr), shape=found.shape)
 

@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 from cadc_rec.models.history import History
 
-_MOST = 2**28  # bytes kept
-
 
 class KeptReads:
     """Histories of users as the model read them, a part after the other.
@@ -22,7 +20,7 @@ class KeptReads:
         most: bytes of a rank's share.
     """
 
-    def __init__(self, most: int = _MOST) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
         self._parts: dict[int, History] = {}
 

@@ -28,6 +28,8 @@ from cadc_rec.training.kept_reads import KeptReads
 if TYPE_CHECKING:  # tables alone are scored without what trains towers, which takes time to load
     from cadc_rec.training.build import ShardedTwoTower
 
+MOST_KEPT = 2**28
+"""Bytes; dense scores of 6,000 users at 4,000 items take less."""
 UserVectors: TypeAlias = Callable[[bool, np.ndarray | None], torch.Tensor]
 """Given whether the validation item is known by then, and rows of users or None for all: vectors
 of this rank's share of these users."""
@@ -68,12 +70,16 @@ class Scoring:
         return ranks[targets >= 0]
 
 
-@dataclass(frozen=True)
 class Kept:
-    """What is kept from one ranking of the same users, before the same items, to the next."""
+    """What is kept from one ranking of the same users, before the same items, to the next.
 
-    scores: KeptScores = field(default_factory=KeptScores)
-    reads: KeptReads = field(default_factory=KeptReads)
+    Args:
+        limit_bytes: what each of both may take, up to `MOST_KEPT`; the same on all ranks.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        most = min(limit_bytes, MOST_KEPT)
+        self.scores, self.reads = KeptScores(most), KeptReads(most)
 
 
 def of_towers(

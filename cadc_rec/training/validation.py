@@ -39,6 +39,7 @@ class Validation:
         history: items of it that the model is given.
         sample: rows of the users that are ranked; None for all.
         context: of the requests, where the model reads any.
+        limit_bytes: what may be kept from one validation to the next, see `Kept`.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class Validation:
         history: int,
         sample: NDArray[np.int64] | None,
         context: RequestContext | None = None,
+        limit_bytes: int = 0,
     ) -> None:
         self.model, self.dataset, self.sample = model, dataset, sample
         self._known, self._context = LastItems(dataset, history), context
-        self._kept = Kept()
+        self._kept = Kept(limit_bytes)
         self._score = -1.0
         self._latest: NDArray[np.int64] | None = None
         self._best: NDArray[np.int64] | None = None

@@ -132,6 +132,7 @@ def test_histories_and_transitions_are_looked_up_alike_under_every_sharding(case
     assert sorted(result["tables"].values()) == sorted(bits(table) for table in tables)
     assert result["loss"] == pytest.approx(reference["loss"], rel=1e-5)
     assert result["vectors"] == pytest.approx(reference["vectors"], rel=1e-3, abs=1e-3)
+    assert result["kept"] == [[True, 1]] * len(result["kept"])  # the second time none are read
 
 
 @pytest.mark.parametrize("case", WHOLE)

@@ -38,6 +38,7 @@ from cadc_rec.pretrain.softmax import SoftmaxSolver
 from cadc_rec.store.artifact import Draft
 from cadc_rec.training.build import build_model, frozen_tables_intact
 from cadc_rec.training.kept import Histories, keep_frozen_rows
+from cadc_rec.training.kept_reads import KeptReads
 from cadc_rec.training.reading import make_loader
 from cadc_rec.training.tables import dense_optimizer
 from cadc_rec.training.trainer import Trainer
@@ -221,10 +222,18 @@ def train(
         return {"ndcg@10": 0.0}
 
     history = trainer.fit(validate).history
+    asked = []
+
+    def known(rows):
+        asked.append(len(rows))
+        return histories(USERS)[rows]
+
+    of_users = known if ids in HISTORIES else None
+    mine, kept = model.user_vectors(of_users), KeptReads(1 << 20)
+    asked.clear()
+    kept_alike = [torch.equal(model.user_vectors(of_users, kept=kept), mine) for _ in range(2)]
     vectors = (
-        processes.all_gather_rows(
-            model.user_vectors(histories(USERS).__getitem__ if ids in HISTORIES else None), USERS
-        ),
+        processes.all_gather_rows(mine, USERS),
         processes.all_gather_rows(model.item_vectors(), model.n_items),
     )
     held = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
@@ -239,6 +248,7 @@ def train(
         "columns": column_offsets(model),
         "vectors": [float(v.double().sum()) for v in vectors],
         "measured": measured,
+        "kept": gathered([all(kept_alike), len(asked)], processes),
         "optimized": held,
         "plan": model.plan(),
         "rows_used": gathered(used, processes),

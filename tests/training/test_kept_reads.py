@@ -25,12 +25,12 @@ def reading(kept, rows, longest, rounds=2):
 
 
 def test_parts_are_read_once():
-    assert reading(KeptReads(), [4, 4, 2], 10) == [1, 1, 1]
+    assert reading(KeptReads(2**28), [4, 4, 2], 10) == [1, 1, 1]
 
 
 def test_parts_without_users_are_parts_too():
     """The other rank has users there, and a sharded table answers only when all ask."""
-    assert reading(KeptReads(), [4, 0, 0], 10, rounds=1) == [1, 1, 1]
+    assert reading(KeptReads(2**28), [4, 0, 0], 10, rounds=1) == [1, 1, 1]
 
 
 def test_a_rank_keeps_all_or_nothing_by_the_longest_share():

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from cadc_rec.data.transition_lists import ListedScores, TransitionLists
+from cadc_rec.training.kept_reads import KeptReads
 from cadc_rec.training.validation import Validation, kept_ranks
 
 # Three users and four items; each has taken item 0, and item 1 is held out.
@@ -88,6 +90,43 @@ def test_an_epoch_without_validation_is_passed_over(alone):
     validation = Validation(model, DATASET, 0, None)
     validation.after_epoch({"epoch": 1, "loss": 0.5})
     assert fit(validation, model, [2]).tolist() == [2, 2, 2]
+
+
+class ModelWithLists(Model):
+    """Whose lists lead from item 0 to item 2, with a factor that is learned."""
+
+    factor, given = 0.0, None
+    lists = TransitionLists(np.array([0, 1, 1, 1, 1]), np.int32([2]), np.float32([1.0]))
+
+    def user_vectors(self, history, sample, request=None, kept=None):
+        self.given = [*(self.given or []), kept]
+        return super().user_vectors(history, sample)
+
+    def listed(self, length):
+        return ListedScores(self.lists, 0.5, self.factor, length)
+
+
+def test_from_one_validation_to_the_next_histories_and_scores_are_kept(alone):
+    """Item 2 overtakes the target, item 1, when the factor is 3."""
+    asked = []
+
+    def last_items(length, with_validation, users):
+        asked.append(list(users))
+        return np.zeros((len(users), length), np.int32)
+
+    model = ModelWithLists(alone)
+    model.scores = [2.0, 0.0, 0.0]
+    dataset = SimpleNamespace(**vars(DATASET), last_items=last_items)
+    validation = Validation(model, dataset, 1, None, limit_bytes=2**20)
+    for model.factor, expected in ((1.0, [1, 1, 1]), (3.0, [2, 2, 2])):
+        assert validation.ranks().tolist() == expected
+    assert asked == [[0, 1, 2]]
+    assert isinstance(model.given[0], KeptReads)
+    assert model.given[0] is model.given[1]
+    forgetful = Validation(model, dataset, 1, None)
+    for _ in range(2):
+        forgetful.ranks()
+    assert asked == [[0, 1, 2]] * 3
 
 
 def test_an_artifact_without_them_is_ranked_anew(tmp_path):

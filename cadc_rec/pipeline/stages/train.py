@@ -193,7 +193,7 @@ def build_checkpoint(
     setup_seconds = time.perf_counter() - started
     evaluate, val_item = experiment.evaluate, np.asarray(dataset.val_item)
     sample = validation_sample(val_item, evaluate.users, experiment.data.split_seed)
-    validation = Validation(model, dataset, history, sample, context)
+    validation = Validation(model, dataset, history, sample, context, limit)
 
     def epoch_ended(entry: dict[str, float]) -> None:
         validation.after_epoch(entry)

@@ -7,7 +7,7 @@ shares and its band, in percent as the report has metrics.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 from pydantic import ValidationError
@@ -25,7 +25,10 @@ _DECIDING = {"model", "prior", "pretrain"}
 
 
 def fitted_curve(
-    comparisons: Comparisons, groups: Sequence[Group], metric: str = "hr@10"
+    comparisons: Comparisons,
+    groups: Sequence[Group],
+    metric: str = "hr@10",
+    seeds: Container[int] | None = None,
 ) -> Band | None:
     """The law of one method on one dataset, from its least share to everything.
 
@@ -33,6 +36,7 @@ def fitted_curve(
         comparisons: where the base is looked for: the group without towers, on the same dataset.
         groups: of that method, at two ratios or more, each with finished cells.
         metric: HR@10; what is usual was learned for no other.
+        seeds: that count; None takes all that are done.
 
     Returns:
         The curve and its 90% band in percent: that of the law itself, not of one more run. None
@@ -49,8 +53,8 @@ def fitted_curve(
     except ValidationError:
         return None
     base = comparisons.find(done[0].study, done[0].dataset, lambda g: g.method == method)
-    points = [_point(group, 1 / group.ratio, metric) for group in done]
-    start = _point(base, 1.0, metric) if base else None
+    points = [_point(group, 1 / group.ratio, metric, seeds) for group in done]
+    start = _point(base, 1.0, metric, seeds) if base else None
     if start is None or not all(points):
         return None
     curve = Curve(kind, start, tuple(point for point in points if point))
@@ -72,8 +76,8 @@ def _band(curve: Curve) -> Band:
     return fit(curve).band(np.geomspace(least, 1.0, POINTS), seeds=None)
 
 
-def _point(group: Group, share: float, metric: str) -> Point | None:
-    found, users = group.metric(metric), group.done[0].users
+def _point(group: Group, share: float, metric: str, seeds: Container[int] | None) -> Point | None:
+    found, users = group.metric(metric, seeds), group.done[0].users
     if found is None or not users:
         return None
     return Point(share, max(found.mean / 100, 0.5 / users), users, found.count)

@@ -45,6 +45,7 @@ class Sample:
         validated: the same on validation; None where that cannot be told.
         compared: with the run on everything, by users; None without ranks of both.
         time: seconds over those of the run on everything; None where they do not compare.
+        seeds: `paired_seeds` of both.
     """
 
     group: Group
@@ -53,6 +54,7 @@ class Sample:
     validated: float | None
     compared: Comparison | None
     time: float | None
+    seeds: frozenset[int]
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -159,9 +161,9 @@ def _lines(dataset: str, comparisons: Comparisons) -> list[list[Group]]:
     )
 
 
-def paired_seeds(a: Group, b: Group) -> set[int]:
+def paired_seeds(a: Group, b: Group) -> frozenset[int]:
     """The seeds that both have done, or if there are none those of either."""
-    mine, theirs = ({cell.seed for cell in group.done} for group in (a, b))
+    mine, theirs = (frozenset(cell.seed for cell in group.done) for group in (a, b))
     return mine & theirs or mine | theirs
 
 
@@ -229,4 +231,5 @@ def _sample(group: Group, everything: Group, comparisons: Comparisons) -> Sample
         100.0 * mine / whole if mine is not None and whole else None,
         comparisons.compare(group, everything, METRIC),
         time_ratio(group, everything),
+        seeds,
     )

@@ -120,7 +120,8 @@ def _columns(study: Study) -> tuple[Column, ...]:
         Column(
             f"{METRIC.upper()} %",
             "of all",
-            "on test, mean ± standard deviation over seeds; the same on all labelled examples",
+            "on test, mean ± standard deviation over the seeds that both have; the same on all "
+            "labelled examples",
         ),
         Column("time s", "of all", study.about_time),
         Column("time / all", "", "that time over the one on all labelled examples"),
@@ -135,7 +136,7 @@ def _entries(one: Kept, comparisons: Comparisons) -> tuple[Entry, ...]:
     share = Entry(
         f"1/{best.group.ratio:g}", second=f"{rows.selected:,} of {rows.train:,}", sort=best.share
     )
-    values = [group.metric(METRIC) for group in (best.group, whole)]
+    values = [group.metric(METRIC, best.seeds) for group in (best.group, whole)]
     mine, theirs = (formatting.spread(value) for value in values if value is not None)
     reached = Entry(mine, second=theirs, sort=values[0].mean if values[0] else None)
     parts, others = best.group.seconds() or {}, whole.seconds() or {}
@@ -199,8 +200,8 @@ def _figure(found: Sequence[Kept], others: int, comparisons: Comparisons) -> Fig
     return Figure(
         "overview",
         title,
-        f"A line a set ({'; '.join(methods)}), means over seeds on test; the band is the 95% "
-        "interval over users."
+        f"A line a set ({'; '.join(methods)}), means on test over the seeds that both have; the "
+        "band is the 95% interval over users."
         + (" A line without marks is the law that is fitted to a set." if fits else "")
         + (" Sets split by time, another task, are in the table alone." if others else ""),
         plot(title, Axis(""), panels, styles),
@@ -209,10 +210,11 @@ def _figure(found: Sequence[Kept], others: int, comparisons: Comparisons) -> Fig
 
 def _fit(one: Kept, comparisons: Comparisons) -> Curve | None:
     """The law of a set's samples with its band, in percent of what everything reaches."""
-    whole = one.everything.metric(METRIC)
+    seeds = frozenset.intersection(*(sample.seeds for sample in one.samples))
+    whole = one.everything.metric(METRIC, seeds)
     if whole is None or not whole.mean or len(one.samples) < ENOUGH_RATIOS:
         return None
-    band = fitted_curve(comparisons, [sample.group for sample in one.samples])
+    band = fitted_curve(comparisons, [sample.group for sample in one.samples], seeds=seeds)
     return None if band is None else Curve(one.title, corners_of(band, 100 / whole.mean))
 
 

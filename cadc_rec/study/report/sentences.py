@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from cadc_rec.evaluation.statistics import Comparison
@@ -33,7 +33,7 @@ def sentences_of_one(one: Kept) -> tuple[Sentence, ...]:
     """Left out, cost and saving on one set."""
     best = one.shown
     whole = name(one.everything)
-    values = [group.metric(METRIC) for group in (best.group, one.everything)]
+    values = [group.metric(METRIC, best.seeds) for group in (best.group, one.everything)]
     mine, theirs = (formatting.spread(value) for value in values if value is not None)
     reached = f"{mine}% against {theirs}%{of_interval(best)}"
     if one.least is None:
@@ -62,6 +62,8 @@ def sentences_of_one(one: Kept) -> tuple[Sentence, ...]:
             "; on validation the tables alone were better than with towers, so they are what is "
             "kept, and no labelled example has a part in it"
         )
+        if _tables_alone(one.everything, best.seeds):
+            cost += ", nor in what all of them reach"
     saved = f"{_digits(_left_out(best))} of the labelled examples are not needed"
     if best.time is not None:
         times = (f"{formatting.seconds(work(g))} s" for g in (best.group, one.everything))
@@ -177,7 +179,11 @@ def work(group: Group) -> float:
 
 def _without_towers(sample: Sample) -> bool:
     """Whether every seed kept its tables and dropped the towers that the sample had trained."""
-    return all(cell.kept == "tables" for cell in sample.group.done)
+    return _tables_alone(sample.group, sample.seeds)
+
+
+def _tables_alone(group: Group, seeds: Container[int]) -> bool:
+    return all(cell.kept == "tables" for cell in group.done if cell.seed in seeds)
 
 
 def _percent(values: Iterable[float]) -> str:

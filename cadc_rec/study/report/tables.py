@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cadc_rec.evaluation.metrics import ALWAYS
-from cadc_rec.evaluation.statistics import Comparison, percent_difference
+from cadc_rec.evaluation.statistics import Comparison
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import (
     Comparisons,
@@ -24,6 +24,7 @@ from cadc_rec.study.report.groups import (
     order,
     time_ratio,
 )
+from cadc_rec.study.report.kept import percent_of
 from cadc_rec.study.report.many import corrected, power
 from cadc_rec.study.report.paper import (
     INTEGRATION_TITLES,
@@ -228,10 +229,8 @@ def _metric(group: Group, metric: str, paper: PaperNumbers | None) -> Entry:
 def _against(group: Group, reference: Group | None, metric: str, frame: _Frame) -> Entry:
     if reference is None or reference is group:
         return Entry("–", tone="word")
-    mine, theirs = group.metric(metric), reference.metric(metric)
-    assert mine is not None
-    assert theirs is not None
-    difference = percent_difference(mine.mean, theirs.mean)
+    percent = percent_of(group, reference, metric)
+    difference = None if percent is None else percent - 100.0
     compared = frame.comparisons.compare(group, reference, metric)
     seeds = frame.comparisons.common_seeds(group, reference)
     name = label(reference.study, reference.contender)

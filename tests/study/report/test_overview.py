@@ -106,18 +106,26 @@ def test_over_several_sets_the_median_and_the_range_are_told(new_study, monkeypa
     )
 
 
-def test_where_no_tower_was_kept_no_labelled_example_is_said_to_count(new_study):
-    """One seed that kept its towers is enough to say nothing."""
-    said = []
-    for kept_by in (("tables", "tables"), ("tables", "towers")):
-        study = new_study("-".join(kept_by), layout="grid")
-        add(study, "recipe-gold", 1.0, 200)
-        for seed, which in enumerate(kept_by):
-            content = {"ranks": None, "kept": which}
-            study.add_done("ml-1m", "recipe", "init_frozen", 100.0, seed, 198, FAST, **content)
-        said.append(told(study)["What it costs"])
-    assert "the tables alone were better than with towers, so they are what is kept" in said[0]
-    assert "tables alone" not in said[1]
+@pytest.mark.parametrize(
+    ("kept_by", "on_everything", "told_of_them", "told_of_everything"),
+    [
+        (["tables", "tables"], ["towers", "towers"], True, False),
+        (["tables", "tables"], ["tables", "tables"], True, True),
+        (["tables", "towers"], ["towers", "towers"], False, False),
+        (["tables", "towers"], ["towers"], True, False),  # seed 0 alone is in both
+    ],
+)
+def test_where_no_tower_was_kept_no_labelled_example_is_said_to_count(
+    kept_by, on_everything, told_of_them, told_of_everything, new_study
+):
+    study = new_study(layout="grid")
+    for method, ratio, kinds in (("recipe-gold", 1.0, on_everything), ("recipe", 100.0, kept_by)):
+        for seed, kind in enumerate(kinds):
+            place = ("ml-1m", method, "init_frozen", ratio, seed)
+            study.add_done(*place, 198, FAST, ranks=None, kept=kind)
+    cost = told(study)["What it costs"]
+    assert ("were better than with towers, so they are what is kept" in cost) == told_of_them
+    assert ("nor in what all of them reach" in cost) == told_of_everything
 
 
 def test_over_several_sets_those_without_towers_are_named(new_study):
@@ -142,6 +150,8 @@ def test_what_is_kept_is_of_the_seeds_that_both_have(new_study):
     assert one.shown.validated == pytest.approx(98.0)
     ((_, entries),) = overview(comparisons).rows
     assert entries[1].text == "95.0"
+    assert (entries[3].text, entries[3].second) == ("7.60", "8.00")
+    assert sentences_of_one(one)[0].text.endswith(": 7.60% against 8.00%.")
 
 
 def test_sets_split_by_time_are_in_the_table_alone(new_study):
@@ -281,7 +291,7 @@ def test_the_picture_has_a_mark_for_every_share_and_the_fit_has_none(curve, monk
     )
     fitted = []
 
-    def law(comparisons, groups):
+    def law(comparisons, groups, seeds):
         fitted.append([group.ratio for group in groups])
         return band
 
