@@ -19,7 +19,7 @@ from benchmarks.study_command import study_command
 from cadc_rec.evaluation.statistics import Comparison
 from cadc_rec.study.report import formatting
 from cadc_rec.study.report.groups import Comparisons, Group, label
-from cadc_rec.study.report.kept import percent_of
+from cadc_rec.study.report.kept import paired_difference
 from cadc_rec.study.report.many import corrected
 from cadc_rec.study.report.markdown import markdown_table
 from cadc_rec.study.report.paper import METRICS
@@ -88,8 +88,7 @@ def _is_base(other: Group, group: Group, trained: Collection[tuple[str, Contende
 
 def _texts(compared: Comparison, group: Group, other: Group, metric: str) -> tuple[str, str]:
     """The difference in percent, and the paired bootstrap's interval and verdict."""
-    percent = percent_of(group, other, metric)
-    difference = formatting.signed_percent(None if percent is None else percent - 100.0)
+    difference = formatting.signed_percent(paired_difference(group, other, metric))
     return difference, f"{formatting.interval(compared)}: {compared.verdict}"
 
 

@@ -308,6 +308,14 @@ def dies_at():
 
 
 @pytest.fixture
+def hears_ctrl_c():
+    """A shell starts its background jobs deaf to Ctrl-C, and a test run may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def three_threads():
     """torch has three threads, whatever the machine; then as many as before."""
     import torch

@@ -233,14 +233,6 @@ def test_a_mismatched_trio_is_said_before_torch_is_imported(tiny, tmp_path, monk
     assert not list((tmp_path / "work" / "pretrain").glob("*"))
 
 
-@pytest.fixture
-def hears_ctrl_c():
-    """A shell starts its background jobs deaf to Ctrl-C, and a test run may be one."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_while_libraries_load_is_kept_for_the_end():
     loaded = []

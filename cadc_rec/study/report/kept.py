@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from cadc_rec.evaluation.statistics import Comparison
+from cadc_rec.evaluation.statistics import Comparison, percent_difference
 from cadc_rec.study.report.groups import (
     Comparisons,
     Group,
@@ -167,10 +167,10 @@ def paired_seeds(a: Group, b: Group) -> frozenset[int]:
     return mine & theirs or mine | theirs
 
 
-def percent_of(a: Group, b: Group, metric: str) -> float | None:
-    """A's test metric in percent of B's, over `paired_seeds`; None where B has nothing."""
+def paired_difference(a: Group, b: Group, metric: str) -> float | None:
+    """A's test metric over B's, less one, in percent, over `paired_seeds`; None where B has 0."""
     mine, theirs = (group.metric(metric, paired_seeds(a, b)) for group in (a, b))
-    return 100.0 * mine.mean / theirs.mean if mine and theirs and theirs.mean else None
+    return percent_difference(mine.mean, theirs.mean) if mine and theirs else None
 
 
 def _validated(line: Sequence[Group]) -> float:
@@ -227,7 +227,7 @@ def _sample(group: Group, everything: Group, comparisons: Comparisons) -> Sample
     return Sample(
         group,
         100.0 * rows.selected / rows.train if rows.train else 100.0 / group.ratio,
-        percent_of(group, everything, METRIC) or 0.0,
+        100.0 + (paired_difference(group, everything, METRIC) or 0.0),
         100.0 * mine / whole if mine is not None and whole else None,
         comparisons.compare(group, everything, METRIC),
         time_ratio(group, everything),

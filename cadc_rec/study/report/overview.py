@@ -21,7 +21,7 @@ from cadc_rec.study.report.kept import (
     Sample,
     kept,
     method_name,
-    percent_of,
+    paired_difference,
 )
 from cadc_rec.study.report.paper import METRICS
 from cadc_rec.study.report.sentences import (
@@ -154,9 +154,10 @@ def _entries(one: Kept, comparisons: Comparisons) -> tuple[Entry, ...]:
 
 def _kept(one: Kept, metric: str, comparisons: Comparisons) -> Entry:
     group, whole = one.shown.group, one.everything
-    share = percent_of(group, whole, metric)
-    if share is None:
+    difference = paired_difference(group, whole, metric)
+    if difference is None:
         return Entry("–", tone="word")
+    share = 100.0 + difference
     compared = comparisons.compare(group, whole, metric)
     seeds = comparisons.common_seeds(group, whole)
     return Entry(

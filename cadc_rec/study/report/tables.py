@@ -24,7 +24,7 @@ from cadc_rec.study.report.groups import (
     order,
     time_ratio,
 )
-from cadc_rec.study.report.kept import percent_of
+from cadc_rec.study.report.kept import paired_difference
 from cadc_rec.study.report.many import corrected, power
 from cadc_rec.study.report.paper import (
     INTEGRATION_TITLES,
@@ -229,8 +229,7 @@ def _metric(group: Group, metric: str, paper: PaperNumbers | None) -> Entry:
 def _against(group: Group, reference: Group | None, metric: str, frame: _Frame) -> Entry:
     if reference is None or reference is group:
         return Entry("–", tone="word")
-    percent = percent_of(group, reference, metric)
-    difference = None if percent is None else percent - 100.0
+    difference = paired_difference(group, reference, metric)
     compared = frame.comparisons.compare(group, reference, metric)
     seeds = frame.comparisons.common_seeds(group, reference)
     name = label(reference.study, reference.contender)

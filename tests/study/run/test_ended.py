@@ -14,14 +14,6 @@ from cadc_rec.study.run.grid import read_study
 from tests.study.run.conftest import CADC, MF, RANDOM, records, written
 
 
-@pytest.fixture
-def hears_ctrl_c():
-    """A shell starts its background jobs deaf to Ctrl-C, and a test run may be one."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_ends_the_running_cell_begins_no_other_and_records_neither(
     tiny_study, tmp_path, monkeypatch
