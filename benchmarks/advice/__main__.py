@@ -2,13 +2,14 @@
 
     python -m benchmarks.advice configs/study/figure1.toml --workdir work             # of cells
     python -m benchmarks.advice configs/study/figure1.toml --workdir work --advise    # the command
+    python -m benchmarks.advice --recorded scale                                   # of its record
     python -m benchmarks.advice --curves benchmarks/recorded/curves.json              # of a file
     python -m benchmarks.advice --learn benchmarks/recorded/curves.json               # `USUAL`
 
-In: studies that were run (``cadc-rec study``). Out: a line for each set, method and larger share:
-what was predicted from small shares alone, its 90% interval, and the truth, the mean over the
-study's seeds; then, how often the truth lies in the interval and how wide that is. What is usual
-for curves is learned anew for each set, from the other sets' curves.
+In: studies that were run (``cadc-rec study``) or recorded. Out: a line for each set, method and
+larger share: what was predicted from small shares alone, its 90% interval, and the truth, the mean
+over the study's seeds; then, how often the truth lies in the interval and how wide that is. What is
+usual for curves is learned anew for each set, from the other sets' curves.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from typing import Annotated
 import typer
 
 from benchmarks.advice.check import Checked, check_advise, check_cells, costs_of
-from benchmarks.advice.curves import Recorded, curves_of, read_curves
+from benchmarks.advice.curves import curves_of, read_curves
 from benchmarks.advice.page import shown, summary
 from benchmarks.advice.usual import as_code, learned
-from benchmarks.recorded.files import with_commit
+from benchmarks.recorded.files import small, with_commit, write_json
+from benchmarks.recorded.studies import read
 from cadc_rec import strict_json
 from cadc_rec.errors import CadcError
+from cadc_rec.study.report.study_data import Study, load_studies
 from cadc_rec.study.run.grid import read_study
 
 
@@ -34,6 +37,9 @@ def main(
     studies: Annotated[list[Path] | None, typer.Argument(help="Files of studies.")] = None,
     workdir: Annotated[Path, typer.Option(help="Where they were run.")] = Path("work"),
     data_dir: Annotated[Path | None, typer.Option()] = None,
+    recorded: Annotated[
+        list[str] | None, typer.Option(help="Name of a recorded study; may be repeated.")
+    ] = None,
     run_advise: Annotated[
         bool, typer.Option("--advise", help="Check the command, which makes runs.")
     ] = False,
@@ -54,14 +60,14 @@ def main(
         print(as_code(learned(read_curves(learn_from))))
         return
     found: list[Checked] = []
-    mine: list[Recorded] = []
-    costs: dict[tuple[str, str, str, float], tuple[float, float]] = {}
+    measured: list[Study] = read(recorded).studies if recorded else []
     for file in studies or ():
         folder = workdir / "studies" / file.stem
         if run_advise:
             found += check_advise(read_study(file), folder, workdir, data_dir)
-        mine += curves_of(folder)
-        costs |= costs_of(folder)
+        measured += load_studies(folder)
+    mine = curves_of(measured)
+    costs = costs_of(measured)
     known = read_curves(curves) if curves else []
     if record is not None:
         record.write_text(strict_json.dumps({"curves": [asdict(c) for c in mine]}, indent=1) + "\n")
@@ -77,7 +83,7 @@ def main(
                 {**asdict(one), "inside": one.inside, "half_width": one.half_width} for one in found
             ],
         }
-        out.write_text(strict_json.dumps(with_commit(document), indent=1) + "\n", "utf-8")
+        write_json(out, small(with_commit(document)))
 
 
 def command() -> None:

@@ -68,13 +68,13 @@ def cheap_ratios(ratios: Sequence[float], budget: float = BUDGET) -> list[float]
     return found
 
 
-def costs_of(folder: Path) -> dict[tuple[str, str, str, float], tuple[float, float]]:
-    """Seconds, as the study counts them: of tables, and of selection and training.
+def costs_of(studies: Sequence[Study]) -> dict[tuple[str, str, str, float], tuple[float, float]]:
+    """Seconds, as studies count them: of tables, and of selection and training.
 
     By set, method, seed and ratio.
     """
     found = {}
-    for study in load_studies(folder):
+    for study in studies:
         for cell in study.cells:
             if cell.seconds is not None and not cell.variant:
                 s = cell.timed
@@ -139,7 +139,8 @@ def check_advise(
     study: Study, folder: Path, workdir: Path, data_dir: Path | None
 ) -> Iterator[Checked]:
     """Call `advise` for each method, set and seed of a study, and compare with its cells."""
-    truths = {(c.set, c.method): c for c in curves_of(folder) if c.split == "validation"}
+    curves = curves_of(load_studies(folder))
+    truths = {(c.set, c.method): c for c in curves if c.split == "validation"}
     asked = set()
     for cell in study.cells:
         one = truths.get((cell.dataset, cell.method))

@@ -1,7 +1,7 @@
 """Curves of accuracy against share, as studies measured them: what `advise` is checked by.
 
-In: studies that were run (``cadc-rec study``), or a file of curves. Out: for each set, method and
-split HR@10 by ratio and seed, and what a base without labelled examples reaches.
+In: studies that were run (``cadc-rec study``) or recorded, or a file of curves. Out: for each set,
+method and split HR@10 by ratio and seed, and what a base without labelled examples reaches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from cadc_rec.config.experiment import Experiment
 from cadc_rec.errors import CadcError
 from cadc_rec.study.law import Curve, Point
-from cadc_rec.study.report.study_data import Cell, load_studies
+from cadc_rec.study.report.study_data import Cell, Study
 from cadc_rec.study.run.cheap_runs import LEAST_STEPS
 from cadc_rec.study.usual import Kind, kind_of
 
@@ -71,10 +71,10 @@ class Recorded:
         return Point(share, value, self.users, len(values) * self.seeds)
 
 
-def curves_of(folder: Path) -> list[Recorded]:
-    """The curves of the studies in a folder: methods that ran at several ratios, and their base."""
+def curves_of(studies: Sequence[Study]) -> list[Recorded]:
+    """The curves of studies: methods that ran at several ratios, and their base."""
     found = []
-    for study in load_studies(folder):
+    for study in studies:
         done = [cell for cell in study.cells if cell.status == "done" and not cell.variant]
         grouped = defaultdict(list)
         for cell in done:

@@ -91,12 +91,13 @@ def _percent(fraction: float | None) -> str:
 def recorded_tables(content: Mapping[str, Any]) -> dict[str, str]:
     """The tables of docs/advice.md, of what ``--out`` wrote: methods with tables one by one.
 
-    Where validation was checked, on which `advise` itself goes by, the predictions of test are in
-    the summary alone.
+    Of one seed each: those of the others are in the summary alone. So are those of test where
+    validation was checked, which `advise` itself goes by.
     """
     names = [field.name for field in fields(Checked)]
     checked = [Checked(**{name: one[name] for name in names}) for one in content["predictions"]]
-    with_tables = [one for one in checked if one.method != "random"]
+    first = min((one.seed for one in checked), default="")
+    with_tables = [one for one in checked if one.method != "random" and one.seed == first]
     validated = [one for one in with_tables if one.split == "validation"]
     return {"advice": shown(checked, validated or with_tables)}
 

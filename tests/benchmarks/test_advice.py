@@ -12,8 +12,10 @@ from benchmarks.advice.check import Checked, cheap_ratios, check_cells, costs_of
 from benchmarks.advice.curves import Recorded, curves_of, read_curves
 from benchmarks.advice.page import recorded_tables, shown, summary
 from benchmarks.advice.usual import learned, usual_without
+from benchmarks.recorded.studies import Noted, read, write
 from cadc_rec.config.file import load_experiment
 from cadc_rec.study import law as laws
+from cadc_rec.study.report.study_data import load_studies
 from cadc_rec.study.usual import BROAD, USUAL
 
 RATIOS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0)
@@ -76,7 +78,7 @@ def test_the_cheap_cells_are_those_whose_shares_sum_to_a_twentieth():
 
 
 def test_curves_are_those_of_the_cells(studies):
-    curves = {(c.set, c.split): c for c in curves_of(studies)}
+    curves = {(c.set, c.split): c for c in curves_of(load_studies(studies))}
     assert set(curves) == {(s, split) for s in ("one", "two") for split in ("test", "validation")}
     one = curves["one", "test"]
     assert (one.method, one.kind, one.users) == ("cadc", "frozen", 5000)
@@ -90,7 +92,8 @@ def test_curves_are_those_of_the_cells(studies):
 
 
 def test_each_larger_share_is_predicted_from_one_seed_and_costs_are_counted(studies):
-    checked = list(check_cells(curves_of(studies), costs_of(studies)))
+    ran = load_studies(studies)
+    checked = list(check_cells(curves_of(ran), costs_of(ran)))
     larger = (1.0, 2.0, 5.0, 10.0, 20.0)
     assert len(checked) == 2 * 2 * len(SEEDS) * len(larger)  # sets and splits
     assert {one.ratio for one in checked} == set(larger)
@@ -166,9 +169,24 @@ def test_what_was_written_makes_the_tables_of_the_page(studies, tmp_path, capsys
     head, *printed = capsys.readouterr().out.strip().splitlines()
     shown = recorded_tables(json.loads(out.read_text()))["advice"].splitlines()
     summed = printed.index("")
-    each = [row for row in printed[:summed] if "| test |" not in row]  # validation goes first
+    each = [row for row in printed[:summed] if "| validation | 0 |" in row or row.startswith("|--")]
     assert shown == [head, *each, *printed[summed:]]
     assert 1 < len(each) < summed
+
+
+def test_a_recorded_study_is_checked_as_it_was_when_it_was_run(studies, tmp_path, monkeypatch):
+    ran, recorded = tmp_path / "ran.json", tmp_path / "recorded.json"
+    main([tmp_path / "curves.toml"], tmp_path, out=ran)
+    page = Noted(load_studies(studies))
+    write(page.studies[0], page, tmp_path)
+    monkeypatch.setattr("benchmarks.advice.__main__.read", lambda names: read(names, tmp_path))
+    main(recorded=["curves"], out=recorded)
+    of_run, of_record = (json.loads(path.read_text())["predictions"] for path in (ran, recorded))
+    assert len(of_run) == len(of_record) == 60  # 30 of each split
+    for one, other in zip(of_run, of_record, strict=True):
+        for name, value in one.items():
+            same = pytest.approx(value, rel=1e-4) if isinstance(value, float) else value
+            assert other[name] == same  # a record has six digits
 
 
 @pytest.mark.slow
