@@ -20,6 +20,7 @@ from benchmarks.advice.curves import Recorded, Split, curves_of
 from benchmarks.advice.usual import usual_without
 from cadc_rec.study.law import fit
 from cadc_rec.study.report.study_data import Cell, load_studies
+from cadc_rec.study.report.study_data import Study as Measured
 from cadc_rec.study.run.advise import BUDGET, Advice, advise
 from cadc_rec.study.run.grid import Study
 
@@ -68,7 +69,7 @@ def cheap_ratios(ratios: Sequence[float], budget: float = BUDGET) -> list[float]
     return found
 
 
-def costs_of(studies: Sequence[Study]) -> dict[tuple[str, str, str, float], tuple[float, float]]:
+def costs_of(studies: Sequence[Measured]) -> dict[tuple[str, str, str, float], tuple[float, float]]:
     """Seconds, as studies count them: of tables, and of selection and training.
 
     By set, method, seed and ratio.
