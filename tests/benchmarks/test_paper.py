@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cadc_vs_gold, guard
-from benchmarks.cadc_vs_gold import shortfalls, spent, table
+from benchmarks.cadc_vs_gold import recorded, shortfalls, spent, table
 from benchmarks.marks import ROOT, between
 from benchmarks.paper import STUDIES
 from benchmarks.peers import page as peers
@@ -46,6 +46,17 @@ def test_the_table_gives_both_ratios_and_percent():
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:8] == ["cadc", "100", "7.00", "3.40", "2.0", "0.5", "10.0", "2.0"]
     assert cells[8:] == ["0.944", "0.114", "0.105"]
+
+
+def test_what_is_recorded_has_the_lowest_median_and_highest_seed():
+    slower = [{**GOOD[0], "seed": 1}, {**GOOD[1], "seed": 1}]
+    slower[0] = {**slower[0], "seconds": {**GOOD[0]["seconds"], "train": 20.0}}
+    row = recorded([*GOOD, *slower], "gold")["time"][0]
+    assert (row["method"], row["of"]) == ("cadc", "gold")
+    # 2 + 0.5 + 10 - 2 and 2 + 0.5 + 20 - 2 s, of 110 - 10
+    assert [row["lowest"], row["highest"]] == pytest.approx([0.105, 0.205])
+    assert row["median"] == pytest.approx(0.155)
+    assert row["with_validation"] == pytest.approx((12.5 + 22.5) / 2 / 110)
 
 
 def test_any_method_can_be_the_reference_and_the_fit_of_tables_counts():
