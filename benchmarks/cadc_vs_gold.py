@@ -10,7 +10,8 @@ and time over those of a reference.
 
 ``recipe/100`` is the method with a hundredth of the labelled examples. Methods alternate within a
 seed, so that a machine that slows down slows all of them. Finished stages of an earlier call are
-kept; times are those of the run that made them.
+kept; times are those of the run that made them. ``--out`` writes all results, with the ratios of
+time, without validation.
 """
 
 from __future__ import annotations
